@@ -1,0 +1,344 @@
+"""From a sentence to an instruction: sentence encoders, and the head that reads the task.
+
+A frozen encoder turns a sentence into a unit vector; a small head turns that into the 256-d
+embedding that steers the image network, and into one probability per task (paper, section 3.2).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import unicodedata
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+TASKS = ("noise", "blur", "rain", "haze", "lol", "sr", "en")
+"""Upstream's class order (``DEG_MAP``)."""
+NO_TASK = "none"
+"""Eighth class of models that know sentences asking for nothing they can do."""
+MAX_TOKENS = 512
+SECOND_TASK = 0.2
+"""A task read with at least this probability counts as asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instruction:
+    """A sentence as the image network sees it; ``eq=False`` because it holds a tensor."""
+
+    text: str
+    embedding: Tensor
+    """(1, 256) float32, unit norm, on the CPU."""
+    task: str
+    """The most probable task, one of `TASKS` or `NO_TASK`."""
+    probabilities: dict[str, float]
+    """Probability of every task that the model knows; they sum to 1."""
+    model: str
+    """Name of the model that encoded it; embeddings of different models do not mix."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task the sentence seems to ask for, most probable first."""
+        asked = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
+        return tuple(t for t in asked if t == self.task or self.probabilities[t] >= SECOND_TASK)
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about a sentence that asks more than one thing, or None."""
+        if len(self.tasks) < 2 or NO_TASK in self.tasks[:2]:
+            return None
+        return (
+            f"This sentence asks for {' and '.join(self.tasks)} at once. Give each its own "
+            "instruction and chain them: the network is trained to do one thing at a time."
+        )
+
+    def __str__(self) -> str:
+        read = " + ".join(f"{t} {self.probabilities[t]:.0%}" for t in self.tasks)
+        return f"{self.text!r}: {read}"
+
+
+class InstructionHead(nn.Module):
+    """Sentence vector -> instruction embedding and task logits, as upstream's code executes it.
+
+    The paper says a two-layer MLP; the released code has no activation between the two layers.
+    """
+
+    def __init__(self, width: int, embedding_width: int, tasks: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, embedding_width)
+        self.fc2 = nn.Linear(embedding_width, tasks)
+
+    def forward(self, sentence: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, width) -> unit-norm embedding (B, 256), logits (B, tasks)."""
+        embedding = F.normalize(self.fc1(sentence), dim=-1)
+        return embedding, self.fc2(embedding)
+
+
+class TextEncoder(Protocol):
+    """Anything that turns sentences into vectors the head was trained on."""
+
+    width: int
+
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        """(B, width) float32 unit vectors on the CPU."""
+        ...
+
+
+def check_sentence(text: str) -> str:
+    """Return the text stripped; raise ``ValueError`` when there is nothing to read in it."""
+    if not isinstance(text, str):
+        raise ValueError(
+            f"The instruction is a {type(text).__name__}; expected a sentence such as "
+            "'remove the noise'."
+        )
+    if not text.strip():
+        raise ValueError(
+            "The instruction is empty; expected a sentence such as 'remove the noise' or "
+            "'too dark, brighten it'. Write what should be restored."
+        )
+    return text.strip()
+
+
+def _warn_truncated(text: str, found: int) -> None:
+    log.warning(
+        "The instruction %r... has %d tokens; only the first %d are read. Shorten it to one "
+        "sentence.",
+        text[:40],
+        found,
+        MAX_TOKENS,
+    )
+
+
+@dataclass(frozen=True)
+class HashedEncoderConfig:
+    """Shape of the bundled sentence encoder."""
+
+    buckets: int = 6144
+    width: int = 96
+    heads: int = 4
+    layers: int = 1
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
+        """Build a config from saved metadata; unknown names raise ``ValueError``."""
+        if set(values) != set(cls.__dataclass_fields__):
+            raise ValueError(
+                f"found the text encoder fields {sorted(values)}; expected "
+                f"{sorted(cls.__dataclass_fields__)}. Update this package"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain JSON values."""
+        return asdict(self)
+
+
+# Scripts written without spaces are split into single characters, which bigrams tie together.
+_TOKEN = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
+    r"[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
+
+
+def tokenize(text: str) -> list[str]:
+    """Words, or single characters of Chinese and Japanese, in lower case without punctuation.
+
+    A text of punctuation alone is one token, so that every non-empty text can be read.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
+    return _TOKEN.findall(text) or [text.strip() or " "]
+
+
+def _hash(feature: str, buckets: int) -> int:
+    return zlib.crc32(feature.encode()) % buckets
+
+
+def word_features(word: str, following: str, buckets: int) -> tuple[list[int], list[int]]:
+    """Buckets of the word itself (two, so that two words rarely share both) and of its pieces.
+
+    Pieces are character 3- to 5-grams, which let a misspelt word be recognised, and for one
+    character of an unspaced script the pair with the next character.
+    """
+    whole = [_hash("w:" + word, buckets), _hash("v:" + word, buckets)]
+    marked = f"<{word[:40]}>"
+    pieces = [
+        _hash(f"{n}:" + marked[i : i + n], buckets)
+        for n in (3, 4, 5)
+        for i in range(len(marked) - n + 1)
+    ]
+    if len(word) == 1 and following:
+        pieces.append(_hash("p:" + word + following[0], buckets))
+    return whole, pieces
+
+
+class HashedEncoder(nn.Module):
+    """Sentence encoder of the bundled model: hashed words and word pieces, one transformer layer.
+
+    It has no vocabulary file: every word of every script falls into some buckets of one learned
+    table (Bojanowski et al., TACL 2017; Svenstrup et al., NeurIPS 2017).
+    """
+
+    def __init__(self, config: HashedEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width = config.width
+        self.table = nn.EmbeddingBag(config.buckets, width, mode="mean")
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, config.heads, 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None) -> Tensor:
+        """Lists of tokens -> (B, width) unit vectors.
+
+        ``drop_words`` (training only): for each token in order, True to hide the whole-word
+        vectors, so that the pieces learn to carry a misspelt word.
+        """
+        device = self.table.weight.device
+        bags: list[tuple[list[int], list[int]]] = [
+            word_features(word, "".join(tokens[i + 1 : i + 2]), self.config.buckets)
+            for tokens in sentences
+            for i, word in enumerate(tokens)
+        ]
+        whole = torch.tensor([w for w, _ in bags], device=device)
+        lengths = torch.tensor([len(p) for _, p in bags], device=device)
+        flat = torch.tensor([i for _, p in bags for i in p], device=device)
+        pieces = self.table(flat, lengths.cumsum(0) - lengths)
+        words = self.table(whole)
+        if drop_words is not None:
+            words = words * (~drop_words)[:, None]
+        counts = [len(tokens) for tokens in sentences]
+        x = nn.utils.rnn.pad_sequence(list((words + pieces).split(counts)), batch_first=True)
+        counts_t = torch.tensor(counts, device=device)
+        mask = torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
+
+        x = x + F.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=~mask)
+        return F.normalize(mean_pool(self.norm(x), mask), dim=-1)
+
+    @torch.inference_mode()
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences -> (B, width) float32 unit vectors; more than 512 tokens are cut off."""
+        tokens = [tokenize(s) for s in sentences]
+        for text, found in zip(sentences, tokens, strict=True):
+            if len(found) > MAX_TOKENS:
+                _warn_truncated(text, len(found))
+        return self([t[:MAX_TOKENS] for t in tokens]).float().cpu()
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, T, C) over the tokens whose (B, T) mask is 1."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+
+class TransformersEncoder:
+    """A BERT-like sentence encoder from a folder, run by the transformers library.
+
+    Always attention-masked mean pooling and L2 norm: upstream chooses the pooling by the folder's
+    name, so a renamed copy of bge-micro-v2 silently gave other embeddings.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+        try:
+            # Imported here: it takes seconds, and the bundled model does without.
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError as exc:
+            raise OSError(
+                f"{folder}: this text encoder needs the package transformers ({exc}). Install it "
+                "with: pip install transformers"
+            ) from exc
+        if not (folder / "config.json").is_file():
+            raise OSError(
+                f"{folder}: found no config.json; expected the folder of a sentence encoder such "
+                "as TaylorAI/bge-micro-v2 (config.json, tokenizer.json, model.safetensors). "
+                "Download it, or choose another folder."
+            )
+        try:
+            # fp32 always: the released weights are stored as fp16, upstream computes in fp32.
+            self.model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as exc:  # the library raises nearly every type on a damaged folder
+            raise ValueError(
+                f"{folder}: transformers could not read this text encoder ({exc}); expected a "
+                "complete BERT-like model folder. Download it again."
+            ) from exc
+        self.model.to(device)
+        self.width: int = self.model.config.hidden_size
+
+    @torch.inference_mode()
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences -> (B, width) float32 unit vectors; more than 512 tokens are cut off."""
+        # A fast tokenizer's own warning about long texts is replaced by ours.
+        lengths = [len(ids) for ids in self.tokenizer(list(sentences), verbose=False)["input_ids"]]
+        for text, found in zip(sentences, lengths, strict=True):
+            if found > MAX_TOKENS:
+                _warn_truncated(text, found)
+        batch = self.tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
+        ).to(self.model.device)
+        hidden = self.model(**batch).last_hidden_state
+        return F.normalize(mean_pool(hidden, batch["attention_mask"]), dim=-1).float().cpu()
+
+
+class InstructionReader:
+    """Encoder plus head: reads a sentence and returns the `Instruction` for one model."""
+
+    def __init__(
+        self, encoder: TextEncoder, head: InstructionHead, tasks: Sequence[str], model: str
+    ) -> None:
+        if encoder.width != head.fc1.in_features:
+            raise ValueError(
+                f"The text encoder gives {encoder.width} values, the instruction head expects "
+                f"{head.fc1.in_features}. Use the encoder the head was trained with."
+            )
+        self.encoder, self.head, self.tasks, self.model = encoder, head, tuple(tasks), model
+
+    @torch.inference_mode()
+    def read(self, text: str) -> Instruction:
+        """Encode one sentence; raises ``ValueError`` when it is empty."""
+        text = check_sentence(text)
+        embedding, logits = self.head(self.encoder.encode([text]))
+        probabilities = dict(zip(self.tasks, logits[0].softmax(-1).tolist(), strict=True))
+        # Cloned, so that it is an ordinary tensor that may be saved or trained on.
+        return Instruction(
+            text,
+            embedding.detach().clone(),
+            max(probabilities, key=probabilities.__getitem__),
+            probabilities,
+            self.model,
+        )
+
+
+def config_to_json(encoder: HashedEncoder) -> str:
+    """The bundled encoder's config as stored in a checkpoint's metadata."""
+    return json.dumps({"kind": "hashed", **encoder.config.to_dict()})
+
+
+def encoder_from_json(text: str) -> HashedEncoder:
+    """An untrained encoder of the stored shape; raises ``ValueError`` for an unknown kind."""
+    values = json.loads(text)
+    kind = values.pop("kind", None)
+    if kind != "hashed":
+        raise ValueError(
+            f"found a text encoder of kind {kind!r}; expected 'hashed'. Update this package"
+        )
+    return HashedEncoder(HashedEncoderConfig.from_dict(values))
