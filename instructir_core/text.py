@@ -13,6 +13,7 @@ import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,11 +163,12 @@ def _hash(feature: str, buckets: int) -> int:
     return zlib.crc32(feature.encode()) % buckets
 
 
+@lru_cache(maxsize=65536)
 def word_features(word: str, following: str, buckets: int) -> tuple[list[int], list[int]]:
     """Buckets of the word itself (two, so that two words rarely share both) and of its pieces.
 
     Pieces are character 3- to 5-grams, which let a misspelt word be recognised, and for one
-    character of an unspaced script the pair with the next character.
+    character of an unspaced script the pair with the next character, ``following``.
     """
     whole = [_hash("w:" + word, buckets), _hash("v:" + word, buckets)]
     marked = f"<{word[:40]}>"
@@ -175,9 +177,14 @@ def word_features(word: str, following: str, buckets: int) -> tuple[list[int], l
         for n in (3, 4, 5)
         for i in range(len(marked) - n + 1)
     ]
-    if len(word) == 1 and following:
-        pieces.append(_hash("p:" + word + following[0], buckets))
+    if following:
+        pieces.append(_hash("p:" + word + following, buckets))
     return whole, pieces
+
+
+def _next_character(tokens: Sequence[str], i: int) -> str:
+    pair = tokens[i : i + 2]
+    return pair[1] if len(pair) == 2 and len(pair[0]) == len(pair[1]) == 1 else ""
 
 
 class HashedEncoder(nn.Module):
@@ -209,7 +216,7 @@ class HashedEncoder(nn.Module):
         """
         device = self.table.weight.device
         bags: list[tuple[list[int], list[int]]] = [
-            word_features(word, "".join(tokens[i + 1 : i + 2]), self.config.buckets)
+            word_features(word, _next_character(tokens, i), self.config.buckets)
             for tokens in sentences
             for i, word in enumerate(tokens)
         ]
