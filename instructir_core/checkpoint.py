@@ -234,7 +234,10 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
     head = _head(parts["head"], tasks) if parts["head"] else None
     encoder = None
     if parts["text_encoder"]:
-        encoder = encoder_from_json(metadata["text_encoder"])
+        with torch.device("meta"):  # as for the network: no memory for sizes that are not there
+            encoder = encoder_from_json(metadata["text_encoder"])
+        _compare(encoder, parts["text_encoder"])
+        encoder = encoder.to_empty(device="cpu")
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
     name = str(provenance.get("name", path.stem))
@@ -272,9 +275,7 @@ def _compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if missing or extra or differing:
         details = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
         details += [f"has the unknown {extra[0]} and {len(extra) - 1} more"] if extra else []
-        details += [
-            f"{k} is {found[k]} where {wanted[k]} was expected" for k in differing[:1]
-        ]
+        details += [f"{k} is {found[k]} where {wanted[k]} was expected" for k in differing[:1]]
         raise ValueError(
             f"found tensors that do not fit one {type(module).__name__}: "
             f"{'; '.join(details)}. Get the file again, or choose InstructIR weights"
@@ -310,7 +311,11 @@ def save(
     written to.
     """
     tensors: dict[str, Tensor] = {}
-    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "tasks": json.dumps(list(tasks))}
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tasks": json.dumps(list(tasks)),
+    }
     if network is not None:
         metadata["network"] = json.dumps(network.config.to_dict())
     if text_encoder is not None:
@@ -574,10 +579,10 @@ def load_named(
         if checkpoint.network is None:
             load_network(name)  # raises, saying what was found
         beside = Path(name).parent / ENCODER_FOLDER
-        if checkpoint.text_encoder is None and text_encoder is None and checkpoint.head is not None:
-            # A file that was converted from the official pair finds the encoder next to it.
-            if _encoder_is_here(beside):
-                checkpoint.text_encoder = TransformersEncoder(beside)
+        wanted = checkpoint.text_encoder is None and text_encoder is None
+        # A file that was converted from the official pair finds the encoder next to it.
+        if wanted and checkpoint.head is not None and _encoder_is_here(beside):
+            checkpoint.text_encoder = TransformersEncoder(beside)
     if head is not None:
         checkpoint.head, checkpoint.tasks = load_head(head)
     if text_encoder is not None:

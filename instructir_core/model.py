@@ -52,7 +52,10 @@ class NetworkConfig:
                 f"Network config has the fields {sorted(values)}, expected {sorted(known)}. "
                 "The file was written by another version: update this package."
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> NetworkConfig:

@@ -128,6 +128,14 @@ class HashedEncoderConfig:
     heads: int = 4
     layers: int = 1
 
+    def __post_init__(self) -> None:
+        sizes = (self.buckets, self.width, self.heads, self.layers)
+        if not all(isinstance(n, int) and n > 0 for n in sizes) or self.width % self.heads:
+            raise ValueError(
+                f"found a text encoder of {self}; expected positive whole numbers, the width a "
+                "multiple of the heads. Get the file again"
+            )
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
@@ -208,7 +216,9 @@ class HashedEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
+    ) -> Tensor:
         """Lists of tokens -> (B, width) unit vectors.
 
         ``drop_words`` (training only): for each token in order, True to hide the whole-word

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def draw_crop(
 ) -> npt.NDArray[np.float32]:
     """A random (size, size, 3) crop, mirrored and turned at random; detail is preferred."""
     while True:
-        photo = photos[rng.integers(len(photos))]
+        photo = photos[int(rng.integers(len(photos)))]
         if task not in ("lol", "en") or photo.brightness >= _DARK:
             break
     pixels = photo.scales[rng.integers(2)]
@@ -178,3 +178,19 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             torch.stack(vectors),
             torch.from_numpy(classes),
         )
+
+
+def held_out_pairs(
+    photos: Sequence[Photo], task: str, size: int = 384, seed: int = 1000
+) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """Two draws of a task's degradation on the centre of each photo: degraded, clean."""
+    for index, photo in enumerate(photos):
+        for draw in range(2):
+            rng = np.random.default_rng((seed, CLASSES.index(task), index, draw))
+            pixels = photo.scales[draw]
+            if task in ("lol", "en") and photo.brightness < _DARK:
+                continue
+            y, x = (max(0, n - size) // 2 for n in pixels.shape[:2])
+            crop = pixels[y : y + size, x : x + size]
+            clean = np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
+            yield TASKS[task](clean, rng), clean

@@ -172,9 +172,7 @@ def _convolve(image: npt.NDArray[np.float32], kernel: npt.NDArray[np.float32]) -
     )
 
 
-def _line_kernel(
-    length: float, degrees: float, thickness: float
-) -> npt.NDArray[np.float32]:
+def _line_kernel(length: float, degrees: float, thickness: float) -> npt.NDArray[np.float32]:
     """A soft line through the centre, ``degrees`` away from the vertical, unnormalised."""
     radius = int(np.ceil(length / 2 + 2 * thickness))
     yy, xx = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)

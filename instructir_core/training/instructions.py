@@ -53,7 +53,9 @@ def _pick(options: list[str], rng: np.random.Generator) -> str:
     return options[rng.integers(len(options))]
 
 
-def load_corpus(seed: int = 0, per_pattern: int = 24, excluded: Iterable[str] = ()) -> list[Sentence]:
+def load_corpus(
+    seed: int = 0, per_pattern: int = 24, excluded: Iterable[str] = ()
+) -> list[Sentence]:
     """Expand the corpus: up to ``per_pattern`` distinct sentences of each pattern.
 
     ``excluded`` are sentences (such as a test set) whose words, in the same order, must not

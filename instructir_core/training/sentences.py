@@ -111,7 +111,7 @@ def train_sentences(
         rows = rng.choice(len(texts), batch, p=weights)
         batch_tokens = [tokens[i] for i in rows]
         drop = torch.from_numpy(rng.random(sum(map(len, batch_tokens))) < 0.15)
-        extra = rng.integers(len(words), size=batch) if words else []
+        extra = rng.integers(len(words), size=batch) if words else np.empty(0, np.int64)
         both = encoder(
             [*batch_tokens, *(word_tokens[i] for i in extra)],
             torch.cat([drop, torch.zeros(len(extra), dtype=torch.bool)]),
@@ -119,7 +119,7 @@ def train_sentences(
         _, logits = head(both[:batch])
         loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
         if words:
-            index = np.concatenate([rows, len(texts) + np.asarray(extra)])
+            index = np.concatenate([rows, len(texts) + extra])
             guess = F.normalize(student_to_teacher(both), dim=-1)
             loss = loss + 2.0 * (1.0 - (guess * lessons[index]).sum(-1).mean())
         optimizer.zero_grad(set_to_none=True)

@@ -100,7 +100,7 @@ def train(
     device: str | None = None,
     workers: int = 1,
 ) -> Path:
-    """Train, resuming what ``out`` holds, and return the weights written, ``out/model.safetensors``.
+    """Train, resuming what ``out`` holds, and return the written ``out/model.safetensors``.
 
     ``excluded`` sentences (a test set) never enter the corpus. Raises ``ValueError`` when the
     folder has no photos, or ``out`` holds a run of another config.
@@ -187,13 +187,14 @@ class Run:
     def __init__(self, config: TrainingConfig, head: InstructionHead, device: torch.device) -> None:
         self.config, self.device = config, device
         self.progress = Progress(config)
-        self.network = InstructIR(config.network).to(device, memory_format=torch.channels_last)
+        self.network = InstructIR(config.network)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = _copy_head(head).to(device)
         self.ema_network = InstructIR(config.network).to(device).requires_grad_(False)
         self.ema_network.load_state_dict(self.network.state_dict())
         self.ema_head = _copy_head(head).to(device).requires_grad_(False)
-        self.parameters = [*self.network.parameters(), *self.head.parameters()]
-        self.averages = [*self.ema_network.parameters(), *self.ema_head.parameters()]
+        self.parameters: list[Tensor] = [*self.network.parameters(), *self.head.parameters()]
+        self.averages: list[Tensor] = [*self.ema_network.parameters(), *self.ema_head.parameters()]
         # The paper's betas are not stated; (0.9, 0.9) is NAFNet's.
         self.optimizer = torch.optim.AdamW(
             [
@@ -287,7 +288,7 @@ def _report(
             rng = np.random.default_rng((seed, 5, number, index))
             pixels = photo.scales[1]
             y, x = (max(0, n - 192) // 2 for n in pixels.shape[:2])
-            clean = pixels[y : y + 192, x : x + 192].astype(np.float32) / 255
+            clean = pixels[y : y + 192, x : x + 192].astype(np.float32) / np.float32(255)
             degraded = degrade(clean, rng)
             vector = bank[task][int(rng.integers(len(bank[task])))][None].to(run.device)
             batch = torch.from_numpy(degraded).permute(2, 0, 1)[None].to(run.device)

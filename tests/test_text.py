@@ -1,0 +1,154 @@
+"""Sentences: encoders against straightforward re-derivations, the head against upstream's."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from make_parity import sentence_vectors
+from safetensors.torch import load_file
+from tiny_model import DATA, fill, tiny_parts
+
+from instructir_core import Restorer
+from instructir_core.text import (
+    Instruction,
+    InstructionHead,
+    TransformersEncoder,
+    mean_pool,
+    tokenize,
+)
+
+
+@torch.no_grad()
+def test_head_equals_upstream() -> None:
+    stored = load_file(DATA / "parity.safetensors")
+    embedding, logits = fill(InstructionHead(384, 256, 7))(sentence_vectors())
+    assert (embedding - stored["embedding"]).abs().max() <= 1e-6
+    assert (logits - stored["logits"]).abs().max() <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"remove the rain fix it".split()]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    model.half().save_pretrained(folder / "m")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / "m")
+    return folder / "m"
+
+
+def test_transformers_encoder_pools_whatever_its_folder_is_called(
+    bert: Path, tmp_path: Path
+) -> None:
+    encoder = TransformersEncoder(bert)
+    sentences = ["remove the rain", "fix it"]
+    together = encoder.encode(sentences)
+    # Re-derived one sentence at a time, where no padding needs a mask.
+    for sentence, vector in zip(sentences, together, strict=True):
+        with torch.no_grad():
+            tokens = encoder.tokenizer(sentence, return_tensors="pt")
+            mean = encoder.model(**tokens).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(vector, mean / mean.norm(), atol=1e-6, rtol=0)
+    shutil.copytree(bert, tmp_path / "renamed")
+    assert torch.equal(TransformersEncoder(tmp_path / "renamed").encode(sentences), together)
+
+
+def test_long_text_is_cut_with_a_warning(
+    bert: Path, restorer: Restorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "remove the rain " * 625  # 10,000 characters
+    with caplog.at_level(logging.WARNING):
+        assert restorer.encode(text).embedding.isfinite().all()
+        assert "first 512 are read" in caplog.text
+        caplog.clear()
+        vector = TransformersEncoder(bert).encode([text])
+        assert vector.isfinite().all() and "first 512 are read" in caplog.text
+    caplog.clear()
+    restorer.encode("remove the rain")
+    assert not caplog.records
+
+
+def test_damaged_encoder_folder(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"found no config\.json"):
+        TransformersEncoder(tmp_path)
+    shutil.copytree(bert, tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"123")
+    with pytest.raises(ValueError, match="could not read this text encoder"):
+        TransformersEncoder(tmp_path / "cut")
+
+
+def test_mean_pool_ignores_padding() -> None:
+    hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    assert torch.equal(mean_pool(hidden, mask), torch.tensor([[2.0, 3.0]]))
+
+
+def test_sentence_alone_or_in_a_batch_is_the_same() -> None:
+    encoder = tiny_parts()[2]
+    sentences = ["remove the rain", "why is my picture so terribly dark and so grainy", "!"]
+    together = encoder.encode(sentences)
+    alone = torch.cat([encoder.encode([s]) for s in sentences])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("Don't blur IT!", ["dont", "blur", "it"]),
+        ("去除雨滴", ["去", "除", "雨", "滴"]),
+        ("remove 雨 now", ["remove", "雨", "now"]),
+        ("Größe", ["grösse"]),
+        ("???", ["???"]),
+    ],
+)
+def test_tokenize(text: str, tokens: list[str]) -> None:
+    assert tokenize(text) == tokens
+
+
+def test_chinese_is_told_apart_by_order() -> None:
+    encoder = tiny_parts()[2]
+    a, b = encoder.encode(["去除雨滴", "滴雨除去"])
+    assert (a - b).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t"])
+def test_empty_text(restorer: Restorer, text: str) -> None:
+    with pytest.raises(ValueError, match="instruction is empty; expected a sentence"):
+        restorer.encode(text)
+    with pytest.raises(ValueError, match="is a NoneType"):
+        restorer.encode(None)  # type: ignore[arg-type]
+
+
+def test_instruction(restorer: Restorer) -> None:
+    instruction = restorer.encode("  remove the rain ")
+    assert instruction.text == "remove the rain" and instruction.model == "tiny"
+    assert instruction.embedding.shape == (1, 256)
+    assert instruction.embedding.norm() == pytest.approx(1, abs=1e-6)
+    assert sum(instruction.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    best = max(instruction.probabilities.values())
+    assert instruction.probabilities[instruction.task] == best
+    instruction.embedding.clone().requires_grad_()  # an ordinary tensor, not an inference one
+
+
+def test_two_tasks_are_both_reported() -> None:
+    shares = {"noise": 0.5, "blur": 0.04, "lol": 0.4, "none": 0.06}
+    instruction = Instruction("x", torch.zeros(1, 256), "noise", shares, "m")
+    assert instruction.tasks == ("noise", "lol")
+    assert instruction.advice is not None and "chain" in instruction.advice
+    one = Instruction("x", torch.zeros(1, 256), "noise", {"noise": 0.9, "lol": 0.1}, "m")
+    assert one.tasks == ("noise",) and one.advice is None
