@@ -163,7 +163,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: could not be opened ({exc.strerror}); expected a weight file that you may "
             "read. Check the path and its permissions."
         ) from exc
-    is_torch = start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
+    # A safetensors header may be 0x80 bytes long, so the first byte alone does not tell.
+    is_pickle = start[:1] == b"\x80" and start[8:9] != b"{"
+    is_torch = start[:4] == b"PK\x03\x04" or is_pickle
     try:
         return _read_torch(path) if is_torch else _read_safetensors(path)
     except SafetensorError as exc:

@@ -44,6 +44,19 @@ def test_round_trip_is_exact(weights: Path) -> None:
     assert loaded.name == "tiny"
 
 
+def test_header_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
+    network, head, encoder = tiny_parts()
+    path = tmp_path / "tiny.safetensors"
+    found = False
+    for padding in range(300):
+        provenance = {"name": "tiny", "note": "x" * padding}
+        checkpoint.save(path, network, head, (*TASKS, "none"), encoder, provenance)
+        if path.read_bytes()[:1] == b"\x80":
+            assert checkpoint.load(path).head is not None
+            found = True
+    assert found
+
+
 def test_pair_of_pt_files(tmp_path: Path) -> None:
     network, head = save_pair(tmp_path)
     assert torch.equal(load_network(network).intro.weight, fill(InstructIR(TINY)).intro.weight)

@@ -103,7 +103,7 @@ def train_sentences(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = np.random.default_rng((seed, 2))
     # Equal share per class, whatever the corpus holds of each.
-    weights = (targets / targets.sum(0)).sum(1).double().numpy()
+    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
     weights /= weights.sum()
     encoder.train()
     bar = tqdm(range(steps), desc="sentences")

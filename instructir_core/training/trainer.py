@@ -8,6 +8,7 @@ corpus, never by a task number.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -213,7 +214,7 @@ class Run:
         self.network.train()
         degraded, clean, vectors, classes = (s.to(self.device) for s in samples)
         degraded = degraded.contiguous(memory_format=torch.channels_last)
-        decay = 0.5 * (1.0 + np.cos(np.pi * self.progress.share))
+        decay = 0.5 * (1.0 + math.cos(math.pi * self.progress.share))
         warm = min(1.0, (self.progress.step + 1) / 200)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * max(1e-3, decay) * warm

@@ -1,0 +1,170 @@
+"""Corpus, samples, and a training run of a few steps, stopped and resumed."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from tiny_model import DATA, TINY
+
+from instructir_core import Restorer
+from instructir_core.evaluate import read_sentences
+from instructir_core.text import HashedEncoderConfig, tokenize
+from instructir_core.training import dataset, trainer
+from instructir_core.training.dataset import Batches, draw_pair, load_photos, split_photos
+from instructir_core.training.instructions import (
+    CLASSES,
+    SPEAKERS,
+    counts,
+    join,
+    load_corpus,
+    vary,
+)
+from instructir_core.training.sentences import train_sentences
+
+TEST_SENTENCES = read_sentences(DATA / "test_sentences.tsv")
+TWO_TASKS = read_sentences(DATA / "two_task_sentences.tsv")
+
+
+def key(text: str) -> str:
+    return " ".join(tokenize(text))
+
+
+def test_corpus_covers_tasks_and_speakers() -> None:
+    corpus = load_corpus()
+    assert len(corpus) >= 3000
+    assert len({key(s.text) for s in corpus}) == len(corpus)
+    assert all(n >= 20 for n in counts(corpus).values())
+    assert set(counts(corpus)) == set(itertools.product(CLASSES, SPEAKERS))
+    assert not any(set("{}|()") & set(s.text.replace(":)", "")) for s in corpus)
+    lengths = [len(tokenize(s.text)) for s in corpus]
+    assert min(lengths) <= 2 and max(lengths) >= 12
+
+
+def test_excluded_sentences_stay_out() -> None:
+    corpus = load_corpus()
+    unwanted = [s.text.upper() + "!" for s in corpus[::50]]
+    left = {key(s.text) for s in load_corpus(excluded=unwanted)}
+    assert not left & {key(t) for t in unwanted}
+
+
+def test_test_sentences_are_enough_and_not_in_the_corpus() -> None:
+    for task in CLASSES:
+        assert sum(t == task for t, _ in TEST_SENTENCES) >= 25
+    excluded = [text for _, text in (*TEST_SENTENCES, *TWO_TASKS)]
+    corpus = {key(s.text) for s in load_corpus(excluded=excluded)}
+    assert not corpus & {key(t) for t in excluded}
+
+
+def test_same_seed_same_corpus_and_variants() -> None:
+    assert load_corpus(1, 3) == load_corpus(1, 3) != load_corpus(2, 3)
+    one = [vary("remove the rain", np.random.default_rng(s)) for s in range(50)]
+    two = [vary("remove the rain", np.random.default_rng(s)) for s in range(50)]
+    assert one == two and len(set(one)) > 10
+    joined = join("remove the rain.", "brighten it", np.random.default_rng(0))
+    assert joined.startswith("remove the rain") and joined.endswith("brighten it")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, name in enumerate(("astronaut", "coffee", "chelsea", "rocket", "cat", "retina")):
+        if hasattr(data, name):
+            pixels = getattr(data, name)()[: 200 + index, :220]
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_photos_are_split_and_skipped(photos: Path, tmp_path: Path) -> None:
+    everything = load_photos(photos)
+    training, held = split_photos(everything)
+    assert len(held) == 1 and held[0] is everything[5] and len(training) == len(everything) - 1
+    assert len(load_photos(photos, ["0.png"])) == len(everything) - 1
+    with pytest.raises(ValueError, match=r"no none\.png to skip"):
+        load_photos(photos, ["none.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="found no pictures"):
+        load_photos(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_pairs(photos: Path, task: str) -> None:
+    known = load_photos(photos)
+    changed = 0
+    for seed in range(10):
+        degraded, clean = draw_pair(known, 48, task, np.random.default_rng(seed))
+        assert degraded.shape == clean.shape == (48, 48, 3)
+        changed += not np.array_equal(degraded, clean)
+    assert changed == 0 if task == "none" else changed >= 7
+
+
+def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
+    bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
+    known = load_photos(photos)
+    first = Batches(known, bank, 32, 24, 0, 10)
+    again = Batches(known, bank, 32, 24, 0, 10)
+    for a, b in zip(first[7], again[7], strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first[7][0], first[8][0])
+    _, _, vectors, classes = first[7]
+    assert torch.equal(vectors[:, 0].long(), classes)  # each sentence asks for its sample's task
+    assert set(classes.tolist()) >= {0, 1, 2, 3, 4, 5}
+
+
+def test_held_out_draws_repeat(photos: Path) -> None:
+    known = load_photos(photos)
+    one = list(dataset.held_out_pairs(known, "blur"))
+    two = list(dataset.held_out_pairs(known, "blur"))
+    assert len(one) == 2 * len(known)
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+
+
+def test_sentences_are_learnt() -> None:
+    corpus = [s for s in load_corpus(per_pattern=4) if s.task in ("noise", "rain", "none")]
+    encoder, head = train_sentences(
+        corpus, 0, 150, 48, config=HashedEncoderConfig(512, 16, 2, 1), embedding_width=32
+    )
+    with torch.no_grad():
+        _, logits = head(encoder.encode([s.text for s in corpus]))
+    right = sum(CLASSES[int(i)] == s.task for i, s in zip(logits.argmax(1), corpus, strict=True))
+    assert right > 0.8 * len(corpus)
+
+
+def test_run_is_resumed_where_it_stopped(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trainer.TrainingConfig(
+        steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)), sentence_steps=3, network=TINY, every=2
+    )
+    whole = trainer.train(photos, tmp_path / "whole", config, workers=0)
+
+    class Stop(Exception):
+        pass
+
+    save = trainer.Run.save
+
+    def save_then_stop(run: trainer.Run, path: Path) -> None:
+        save(run, path)
+        if run.progress.step == 4:
+            raise Stop
+
+    monkeypatch.setattr(trainer.Run, "save", save_then_stop)
+    with pytest.raises(Stop):
+        trainer.train(photos, tmp_path / "parts", config, workers=0)
+    monkeypatch.undo()
+    parts = trainer.train(photos, tmp_path / "parts", config, workers=0)
+
+    a, b = (Restorer.from_pretrained(p).network.state_dict() for p in (whole, parts))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], atol=1e-5, rtol=0)
+    assert (tmp_path / "parts" / "samples.jpg").stat().st_size > 1000
+    assert "noise" in (tmp_path / "parts" / "log.txt").read_text()
+    with pytest.raises(ValueError, match="another output folder"):
+        trainer.train(photos, tmp_path / "parts", replace(config, seed=1), workers=0)
