@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test lint
 
 demo: .venv/ready
-	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.jpg \
+	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
 		-i "please remove the noise" -o restored/noisy.png --compare restored/compare.png
 
 test: .venv/ready lint

@@ -565,16 +565,17 @@ def load_named(
     head: str | os.PathLike[str] | None = None,
     text_encoder: str | os.PathLike[str] | None = None,
     folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """A model by name, "mini" or "7d", or by path, with its head and text encoder where known.
 
     ``head`` and ``text_encoder`` replace what the model brings; ``folder`` is where the official
-    files are kept. Errors as `load` and `fetch_official`.
+    files are kept; ``progress`` reports their download. Errors as `load` and `fetch_official`.
     """
     if name == "mini":
         checkpoint = load(MINI)
     elif name == "7d":
-        checkpoint = load(fetch_official(folder))
+        checkpoint = load(fetch_official(folder, progress))
         checkpoint.text_encoder = TransformersEncoder((folder or default_folder()) / ENCODER_FOLDER)
     else:
         checkpoint = load(name)

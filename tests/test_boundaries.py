@@ -48,3 +48,9 @@ def test_import_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=lambda p: p.name)
+def test_only_one_file_touches_the_host(path: Path) -> None:
+    allowed = {"comfy_api"} | (HOST if path.name == "host.py" else set())
+    assert not (imported(path) & HOST) - allowed

@@ -1,0 +1,85 @@
+"""Encode Instruction."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..instructir_core import Instruction
+from . import host
+from .types import CATEGORY, INSTRUCTION, RESTORER
+
+FROM_TEXT = "from text"
+PRESETS = {
+    "remove noise": "remove the noise from this photo",
+    "sharpen blur": "this photo is blurry, make it sharp",
+    "remove rain": "remove the rain from this photo",
+    "remove haze": "remove the haze from this photo",
+    "brighten dark photo": "this photo is too dark, brighten it",
+    "increase resolution": "increase the resolution of this photo",
+    "enhance colours": "improve the colours of this photo",
+}
+"""Name in the menu -> sentence; saved workflows hold the names, so they never change."""
+
+
+class EncodeInstruction(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructIR_EncodeInstruction",
+            display_name="Encode Instruction",
+            category=CATEGORY,
+            description=(
+                "Turns a sentence into an instruction for Restore Image. Say one thing per "
+                "instruction and chain several through 'previous'."
+            ),
+            inputs=[
+                RESTORER.Input(
+                    "restorer", tooltip="From Load InstructIR Model; the same as Restore Image's."
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="remove the noise from this photo",
+                    tooltip="What to restore, in your own words. Read when preset is 'from text'.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=[FROM_TEXT, *PRESETS],
+                    default=FROM_TEXT,
+                    tooltip="A ready sentence in place of the text.",
+                ),
+                INSTRUCTION.Input(
+                    "previous",
+                    optional=True,
+                    tooltip="An instruction to carry out before this one.",
+                ),
+            ],
+            outputs=[
+                INSTRUCTION.Output(
+                    "instruction",
+                    display_name="instruction",
+                    tooltip="For Restore Image, or 'previous' of the next instruction.",
+                ),
+                io.String.Output(
+                    "task",
+                    display_name="task",
+                    tooltip="The task read in the sentence, and how sure the model is.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        restorer: host.ManagedRestorer,
+        text: str,
+        preset: str,
+        previous: tuple[Instruction, ...] = (),
+    ) -> io.NodeOutput:
+        sentence = text if preset == FROM_TEXT else PRESETS[preset]
+        instruction = restorer.restorer.encode(sentence)
+        task = ", ".join(f"{t} {instruction.probabilities[t]:.0%}" for t in instruction.tasks)
+        shown = f"{task}\n{instruction.advice}" if instruction.advice else task
+        host.show_text(cls, shown)
+        return io.NodeOutput((*(previous or ()), instruction), task, ui={"text": (shown,)})

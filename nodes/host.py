@@ -1,0 +1,232 @@
+"""All that touches ComfyUI itself: model folders, memory, progress, interruption."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.model_management as memory
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..instructir_core import Restorer
+from ..instructir_core.checkpoint import ENCODER_FOLDER, OFFICIAL_NAME
+
+log = logging.getLogger(__name__)
+
+FOLDER = "instructir"
+BUNDLED_NAME = "mini (bundled)"
+PRECISIONS = {
+    "auto": torch.float32,  # exact, and the network is small
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+SMALLEST_TILE = 256
+"""Below this side an out-of-memory error is given up on."""
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def register_model_folder() -> None:
+    """Make ``models/instructir`` known, beside what extra_model_paths.yaml already named so."""
+    default = os.path.join(folder_paths.models_dir, FOLDER)
+    folder_paths.add_model_folder_path(FOLDER, default, is_default=True)
+    # Updated in place: replacing the entry would drop the folders of extra_model_paths.yaml.
+    folder_paths.folder_names_and_paths[FOLDER][1].update({".safetensors", ".sft", ".pt"})
+
+
+def model_names() -> list[str]:
+    """Names for the menu: bundled, official (there or not), then every other file found."""
+    found = [
+        name
+        for name in folder_paths.get_filename_list(FOLDER)
+        if ENCODER_FOLDER not in Path(name.replace("\\", "/")).parts
+        and Path(name).suffix in (".safetensors", ".sft", ".pt")
+        and not Path(name).name.startswith(("lm_", "."))
+    ]
+    return [BUNDLED_NAME, OFFICIAL_NAME, *(n for n in found if n != OFFICIAL_NAME)]
+
+
+def model_path(name: str) -> Path | None:
+    """Where a model file lies, with either kind of slash in its name; None when it is nowhere."""
+    for spelling in (name, name.replace("\\", "/"), name.replace("/", "\\")):
+        path = folder_paths.get_full_path(FOLDER, spelling)
+        if path is not None:
+            return Path(path)
+    return None
+
+
+def load_restorer(name: str, precision: str) -> ManagedRestorer:
+    """Load a model by its name in the menu, downloading the official one when it is missing."""
+    dtype = PRECISIONS[precision]
+    offload = memory.unet_offload_device()
+    if name == BUNDLED_NAME:
+        return ManagedRestorer(Restorer.from_pretrained("mini", device=offload, dtype=dtype))
+    path = model_path(name)
+    if name == OFFICIAL_NAME:
+        folder = path.parent if path else Path(folder_paths.get_folder_paths(FOLDER)[0])
+        with _download_progress() as progress:
+            loaded = Restorer.from_pretrained(
+                "7d", device=offload, dtype=dtype, folder=folder, progress=progress
+            )
+        return ManagedRestorer(loaded)
+    if path is None:
+        raise FileNotFoundError(missing_model(name))
+    head = path.with_name(path.name.replace("im_", "lm_", 1))
+    encoder = path.parent / ENCODER_FOLDER
+    upstream_pair = path.suffix == ".pt" and head != path and head.is_file() and encoder.is_dir()
+    return ManagedRestorer(
+        Restorer.from_pretrained(
+            path,
+            head=head if upstream_pair else None,
+            text_encoder=encoder if upstream_pair else None,
+            device=offload,
+            dtype=dtype,
+        )
+    )
+
+
+def missing_model(name: str) -> str:
+    """What to tell about a model that is not there."""
+    folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+    return (
+        f"The model {name!r} was not found in {folders}. Put the file there and press R to "
+        f"refresh, or choose {BUNDLED_NAME!r} or {OFFICIAL_NAME!r} in Load InstructIR Model."
+    )
+
+
+@contextmanager
+def _download_progress() -> Iterator[Callable[[int, int], None]]:
+    bar = comfy.utils.ProgressBar(1)
+
+    def report(done: int, total: int) -> None:
+        memory.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    yield report
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+class ManagedRestorer:
+    """A restorer whose network the host moves to the GPU and away again."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self.restorer = restorer
+        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        self.patcher = patcher(
+            restorer.network,
+            load_device=memory.get_torch_device(),
+            offload_device=memory.unet_offload_device(),
+        )
+
+    def get_ram_usage(self) -> int:
+        """Bytes of the weights; the host's cache under memory pressure asks for it."""
+        return sum(p.numel() * p.element_size() for p in self.restorer.network.parameters())
+
+    @contextmanager
+    def resident(self, activation_bytes: int) -> Iterator[Restorer]:
+        """The restorer with its network wholly on the host's device, whatever the host's mode."""
+        device = self.patcher.load_device
+        memory.load_models_gpu(
+            [self.patcher], memory_required=activation_bytes, force_full_load=True
+        )
+        # --novram and a full GPU leave parameters behind although the host says "loaded".
+        network = self.restorer.network
+        left_behind = any(p.device.type != device.type for p in network.parameters())
+        if left_behind:
+            network.to(device)
+        home = self.restorer.device
+        self.restorer.device = device
+        try:
+            yield self.restorer
+        finally:
+            self.restorer.device = home
+            if left_behind:
+                network.to(self.patcher.offload_device)
+
+    def free_bytes(self) -> int:
+        """Memory free on the device that restores."""
+        return int(memory.get_free_memory(self.patcher.load_device))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether smaller pieces may help."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # A CPU's allocator raises a plain RuntimeError.
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def with_smaller_pieces(
+    run: Callable[[int | None], torch.Tensor], tile: int | None, height: int, width: int
+) -> tuple[torch.Tensor, int | None]:
+    """Call ``run(tile)``, halving the tile after each out-of-memory error; returns the tile too.
+
+    ``tile`` None is the whole picture. Raises the error when not even small tiles fit.
+    """
+    while True:
+        try:
+            return run(tile), tile
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = max(SMALLEST_TILE, (tile or max(height, width)) // 2)
+            if smaller >= (tile or max(height, width)):
+                raise
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Outside the except block, where the error no longer holds the failed call's tensors.
+        log.warning("Out of memory (%s); trying again with tiles of %d px.", message, smaller)
+        gc.collect()
+        memory.soft_empty_cache()
+        tile = smaller
+
+
+def result_like(images: torch.Tensor) -> torch.Tensor:
+    """An empty tensor of the same shape, where and as the host keeps its pictures."""
+    intermediate_dtype = getattr(memory, "intermediate_dtype", lambda: torch.float32)
+    return torch.empty(
+        images.shape, dtype=intermediate_dtype(), device=memory.intermediate_device()
+    )
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class Progress:
+    """The node's progress bar over all frames; stops the node when the user does."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames, self.frame = frames, 0
+        self.bar = comfy.utils.ProgressBar(frames)
+
+    def __call__(self, done: int, total: int) -> None:
+        memory.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(self.frame * total + done, self.frames * total)
+
+
+def stop_if_asked() -> None:
+    """Raise the host's own exception when the user has pressed stop."""
+    memory.throw_exception_if_processing_interrupted()
+
+
+def show_text(node: type[io.ComfyNode], text: str) -> None:
+    """Write a line on the node itself, where a browser is connected."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node.hidden is not None and node.hidden.unique_id is not None:
+        server.send_progress_text(text, node.hidden.unique_id)

@@ -1,0 +1,293 @@
+"""The pack on a real host, through the host's own API."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from host import ROOT, Graph, Host
+from PIL import Image
+from workflows import to_api
+
+from instructir_core import Restorer, image
+
+SNAPSHOT = Path(__file__).parent / "object_info.json"
+MINI = "mini (bundled)"
+NEEDS_DIFFUSION = {"restore_before_image_to_image"}
+
+
+def load(model: str = MINI) -> dict[str, Any]:
+    return {"class_type": "InstructIR_LoadModel", "inputs": {"model_name": model}}
+
+
+def picture(name: str = "noisy.png") -> dict[str, Any]:
+    return {"class_type": "LoadImage", "inputs": {"image": name}}
+
+
+def encode(text: str, previous: str | None = None, loader: str = "1") -> dict[str, Any]:
+    inputs: dict[str, Any] = {"restorer": [loader, 0], "text": text, "preset": "from text"}
+    if previous is not None:
+        inputs["previous"] = [previous, 0]
+    return {"class_type": "InstructIR_EncodeInstruction", "inputs": inputs}
+
+
+def restore(source: str, instruction: str, loader: str = "1", **more: Any) -> dict[str, Any]:
+    inputs = {
+        "restorer": [loader, 0], "image": [source, 0], "instruction": [instruction, 0],
+        "strength": 1.0, **more,
+    }  # fmt: skip
+    return {"class_type": "InstructIR_RestoreImage", "inputs": inputs}
+
+
+def save(source: str) -> dict[str, Any]:
+    inputs = {"images": [source, 0], "filename_prefix": "test"}
+    return {"class_type": "SaveImage", "inputs": inputs}
+
+
+def simple(text: str = "remove the noise", **more: Any) -> Graph:
+    return {"1": load(), "2": picture(), "3": encode(text), "4": restore("2", "3", **more),
+            "5": save("4")}  # fmt: skip
+
+
+def by_core(name: str, *texts: str, **more: Any) -> Any:
+    """The same by the core library alone, in 8-bit steps."""
+    restorer = Restorer.from_pretrained("mini", device="cpu")
+    pixels = torch.from_numpy(image.read(ROOT / "example_workflows" / "inputs" / name).pixels)
+    restored = restorer.restore(pixels, [restorer.encode(t) for t in texts], **more)
+    return restored.numpy() * 255
+
+
+def close(path: Path, expected: Any) -> bool:
+    """Equal but for the rounding of one step, which the host cuts off."""
+    found = np.asarray(Image.open(path).convert("RGB")).astype(np.float64)
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= 1.01)
+
+
+def test_the_pack_is_imported_without_a_word(host: Host) -> None:
+    lines = [line for line in host.read_log().splitlines() if "instructir" in line.lower()]
+    assert any("seconds" in line for line in lines)
+    assert not [line for line in lines if re.search("fail|error|warn|cannot", line, re.I)]
+    seconds = [re.search(r"([\d.]+) seconds", line) for line in lines]
+    assert all(float(found.group(1)) < 0.2 for found in seconds if found)
+
+
+def test_nodes_are_what_saved_workflows_expect(host: Host) -> None:
+    found = {}
+    for name, info in host.object_info.items():
+        if name.startswith("InstructIR_"):
+            kept = ("name", "display_name", "category", "input", "input_order", "output",
+                    "output_name", "output_is_list", "output_node")  # fmt: skip
+            found[name] = json.loads(json.dumps({key: info[key] for key in kept}))
+    menu = found["InstructIR_LoadModel"]["input"]["required"]["model_name"]
+    options = menu[1].pop("options", None) or menu[0]
+    assert options[:2] == [MINI, "instructir-7d.safetensors"]
+    assert {"tiny.safetensors", os.path.join("sub", "deep.safetensors")} <= set(options)
+    for info in found.values():
+        for kind in info["input"].values():
+            for name, spec in kind.items():  # hosts write a menu in two ways
+                if isinstance(spec[0], list):
+                    spec[1]["options"], spec[0] = spec[0], "COMBO"
+                if name == "model_name":
+                    spec[1].pop("options", None)
+                if len(spec) > 1:
+                    spec[1].pop("multiselect", None)
+    if os.environ.get("UPDATE_SNAPSHOT"):
+        SNAPSHOT.write_text(json.dumps(found, indent=1) + "\n")
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+def test_restore_equals_the_core(host: Host) -> None:
+    run = host.run(simple())
+    assert run.succeeded, run.error
+    assert close(run.files("5")[0], by_core("noisy.png", "remove the noise"))
+    assert run.history["outputs"]["3"]["text"][0].startswith("noise ")
+
+
+def test_chain_of_three_and_the_cache(host: Host) -> None:
+    sentences = ["remove the noise please", "make it brighter", "improve the colours"]
+    graph: Graph = {"1": load(), "2": picture()}
+    source = "2"
+    for index, sentence in enumerate(sentences):
+        e, r = str(10 + index), str(20 + index)
+        graph |= {e: encode(sentence), r: restore(source, e)}
+        source = r
+    graph["5"] = save(source)
+    first = host.run(graph)
+    assert first.succeeded, first.error
+    assert close(first.files("5")[0], by_core("noisy.png", *sentences))
+    again = host.run(graph)
+    assert again.succeeded and again.cached >= set(graph) - {"5"}
+
+    graph["12"] = encode("make the colours more vivid")
+    changed = host.run(graph)
+    assert changed.succeeded and changed.cached == set(graph) - {"12", "22", "5"}
+
+
+def test_sequence_of_instructions(host: Host) -> None:
+    sentences = ["make it brighter", "remove the noise"]
+    graph = simple()
+    graph |= {"6": encode(sentences[0]), "3": encode(sentences[1], previous="6")}
+    graph["2"] = picture("dark.png")
+    run = host.run(graph)
+    assert run.succeeded, run.error
+    assert close(run.files("5")[0], by_core("dark.png", *sentences))
+
+
+def test_presets_win_over_the_text(host: Host) -> None:
+    graph = simple("make it brighter")
+    graph["3"]["inputs"]["preset"] = "remove noise"
+    run = host.run(graph)
+    assert close(run.files("5")[0], by_core("noisy.png", "remove the noise from this photo"))
+
+
+def test_mask_and_strength(host: Host) -> None:
+    graph = simple(mask=["6", 0])
+    graph["4"]["inputs"]["strength"] = 0.6
+    size = {"width": 640, "height": 388}
+    graph["6"] = {"class_type": "SolidMask", "inputs": {"value": 0.5, **size}}
+    run = host.run(graph)
+    assert run.succeeded, run.error
+    mask = torch.full((388, 640), 0.5)
+    expected = by_core("noisy.png", "remove the noise", mask=mask, strength=0.6)
+    assert close(run.files("5")[0], expected)
+    # What Load Image gives for a picture without alpha is no mask.
+    run = host.run(simple(mask=["2", 1]))
+    assert close(run.files("5")[0], by_core("noisy.png", "remove the noise"))
+
+
+def test_batch_of_eight(host: Host) -> None:
+    graph = simple("remove all noise")
+    graph["6"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["2", 0], "amount": 8}}
+    graph["4"] = restore("6", "3")
+    run = host.run(graph)
+    assert run.succeeded, run.error
+    files = run.files("5")
+    assert len(files) == 8
+    expected = by_core("noisy.png", "remove all noise")
+    assert all(close(path, expected) for path in files)
+    assert [value for value, top in run.progress if top == 8][-1] == 8
+
+
+def test_alpha_is_kept(host: Host) -> None:
+    graph = simple()
+    size = {"width": 640, "height": 388}
+    graph["6"] = {"class_type": "SolidMask", "inputs": {"value": 0.25, **size}}
+    graph["7"] = {
+        "class_type": "JoinImageWithAlpha", "inputs": {"image": ["2", 0], "alpha": ["6", 0]}
+    }  # fmt: skip
+    graph["4"] = restore("7", "3")
+    run = host.run(graph)
+    assert run.succeeded, run.error
+    saved = Image.open(run.files("5")[0])
+    assert saved.mode == "RGBA"
+    assert set(np.unique(np.asarray(saved)[..., 3])) <= {191, 192}  # 1 - 0.25
+    assert close(run.files("5")[0], by_core("noisy.png", "remove the noise"))
+
+
+def test_chain_into_core_nodes(host: Host) -> None:
+    graph = simple()
+    blend = {"image1": ["2", 0], "image2": ["4", 0], "blend_factor": 0.5, "blend_mode": "normal"}
+    graph["6"] = {"class_type": "ImageBlend", "inputs": blend}
+    graph["7"] = {"class_type": "ImageScale", "inputs": {
+        "image": ["6", 0], "upscale_method": "bicubic", "width": 333, "height": 201,
+        "crop": "disabled"}}  # fmt: skip
+    graph["8"] = restore("7", "3")
+    graph["5"] = save("8")
+    run = host.run(graph)
+    assert run.succeeded, run.error
+    assert Image.open(run.files("5")[0]).size == (333, 201)
+
+
+def large(sentence: str, tile: int = 64) -> Graph:
+    graph = simple(sentence, tile_size=tile, overlap=0)
+    graph["6"] = {"class_type": "ImageScale", "inputs": {
+        "image": ["2", 0], "upscale_method": "bicubic", "width": 1024, "height": 1024,
+        "crop": "disabled"}}  # fmt: skip
+    graph["4"]["inputs"]["image"] = ["6", 0]
+    return graph
+
+
+def test_progress_moves_per_tile(host: Host) -> None:
+    run = host.run(large("remove the noise for the progress bar"))
+    assert run.succeeded, run.error
+    values = [value for value, top in run.progress if top == 256]
+    assert len(values) > 5 and values == sorted(values) and values[-1] == 256
+
+
+def test_interrupt_stops_and_the_queue_goes_on(host: Host) -> None:
+    asked = []
+
+    def stop(data: dict[str, Any]) -> None:
+        if data["max"] == 256 and not asked:
+            asked.append(data["value"])
+            host.post("/interrupt", {})
+
+    run = host.run(large("remove the noise until stopped"), stop)
+    assert run.messages[-1]["type"] == "execution_interrupted"
+    assert asked and run.progress[-1][0] < 256
+    assert host.run(simple()).succeeded
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"3": encode("   ")}, "instruction is empty; expected a sentence"),
+        ({"1": load("wrong.safetensors")}, "expected an InstructIR network"),
+        (
+            {"6": load("tiny.safetensors"), "3": encode("derain", loader="6")},
+            "was encoded by the model 'tiny'",
+        ),
+        (
+            {
+                "6": {"class_type": "SolidMask",
+                      "inputs": {"value": 1.0, "width": 30, "height": 20}},
+                "4": restore("2", "3", mask=["6", 0]),
+            },
+            "mask is 1 x 30 x 20",
+        ),
+    ],
+)  # fmt: skip
+def test_errors_are_sentences_and_the_queue_goes_on(
+    host: Host, change: Graph, message: str
+) -> None:
+    run = host.run(simple() | change)
+    assert not run.succeeded and message in run.error
+    assert host.run(simple()).succeeded
+
+
+def test_missing_model(host: Host) -> None:
+    graph = simple() | {"1": load("gone.safetensors")}
+    answer = host.post("/prompt", {"prompt": graph, "client_id": host.client})
+    assert "'gone.safetensors' was not found in" in json.dumps(answer)
+    graph["1"] = load("sub\\deep.safetensors")  # as a workflow made on Windows says it
+    assert host.run(graph).succeeded
+
+
+def test_other_models_work(host: Host) -> None:
+    graph = simple()
+    graph["1"] = load("tiny.safetensors")
+    graph["1"]["inputs"]["precision"] = "bf16"
+    run = host.run(graph)
+    assert run.succeeded, run.error
+
+
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_example_workflows(host: Host, path: Path) -> None:
+    graph = to_api(json.loads(path.read_text("utf-8")), host.object_info)
+    assert path.with_suffix(".jpg").is_file()
+    if path.stem not in NEEDS_DIFFUSION:
+        run = host.run(graph)
+        assert run.succeeded, run.error
+
+
+def test_there_are_examples() -> None:
+    assert len(WORKFLOWS) >= 6
