@@ -45,10 +45,14 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def restore_array(restorer: Restorer, pixels: Pixels, instruction: Instruction) -> Pixels:
-    """(H, W, 3) floats in [0, 1] -> restored float32, clamped."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-    return restorer.restore(tensor, instruction).cpu().numpy()
+@torch.inference_mode()
+def network_output(restorer: Restorer, pixels: Pixels, instruction: Instruction) -> Pixels:
+    """(H, W, 3) in [0, 1] -> the network's own (H, W, 3) float32, unclamped as upstream scores."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+    image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
+    embedding = instruction.embedding.to(restorer.device, restorer.dtype)
+    restored = restorer.network(image.contiguous(memory_format=torch.channels_last), embedding)
+    return restored[0].permute(1, 2, 0).float().cpu().numpy()
 
 
 def noisy_set(folder: Path, sigma: float) -> Iterator[tuple[Pixels, Pixels]]:
@@ -88,7 +92,7 @@ def score(
     before, after = [], []
     for degraded, clean in tqdm(pairs, desc=label, leave=False):
         before.append(psnr(degraded, clean))
-        after.append(psnr(restore_array(restorer, degraded, instruction), clean))
+        after.append(psnr(network_output(restorer, degraded, instruction), clean))
     return float(np.mean(before)), float(np.mean(after)), len(before)
 
 

@@ -22,14 +22,14 @@ from .instructions import CLASSES
 log = logging.getLogger(__name__)
 
 TASK_WEIGHTS: dict[str, float] = {
-    "noise": 0.28,
-    "blur": 0.13,
-    "rain": 0.15,
+    "noise": 0.27,
+    "blur": 0.12,
+    "rain": 0.14,
     "haze": 0.09,
     "lol": 0.10,
-    "sr": 0.13,
+    "sr": 0.12,
     "en": 0.08,
-    NO_TASK: 0.04,
+    NO_TASK: 0.08,
 }
 """Share of samples per class: the tasks whose error falls slowest get the most."""
 
@@ -127,9 +127,10 @@ def draw_pair(
     margin = _MARGIN if task == "blur" else 0
     clean = draw_crop(photos, size + 2 * margin, task, rng)
     if task == NO_TASK:
-        if rng.random() < 0.6:
-            names = list(TASKS)
-            clean = TASKS[names[rng.integers(len(names))]](clean, rng)
+        if rng.random() < 0.75:
+            # Drawn as often as its own task: what is removed most eagerly is hardest to leave.
+            shares = np.array([TASK_WEIGHTS[name] for name in TASKS])
+            clean = TASKS[str(rng.choice(list(TASKS), p=shares / shares.sum()))](clean, rng)
         return clean, clean
     keep = task in NEEDS_NO_CHANGE and rng.random() < CLEAN_SHARE
     degraded = clean if keep else TASKS[task](clean, rng)

@@ -68,6 +68,40 @@ def _teach(teacher: TransformersEncoder, texts: Sequence[str]) -> Tensor:
     return vectors
 
 
+def refit_classes(
+    encoder: HashedEncoder,
+    head: InstructionHead,
+    corpus: Sequence[Sentence],
+    seed: int = 0,
+    steps: int = 600,
+) -> None:
+    """Fit the head's last layer anew, on sentences of one and of two requests.
+
+    Training with pictures shows one task at a time, after which the head hardly admits a second.
+    The embeddings, and so the pictures, stay exactly as they are.
+    """
+    texts, targets = build_examples(corpus, seed)
+    with torch.no_grad():
+        vectors = torch.cat(
+            [encoder.encode(texts[i : i + 512]) for i in range(0, len(texts), 512)]
+        ).clone()
+        embeddings = head(vectors)[0]
+    optimizer = torch.optim.AdamW(head.fc2.parameters(), lr=0.02, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    rng = np.random.default_rng((seed, 6))
+    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
+    weights /= weights.sum()
+    head.fc2.requires_grad_(True)
+    for _ in range(steps):
+        rows = rng.choice(len(texts), 1024, p=weights)
+        loss = F.cross_entropy(head.fc2(embeddings[rows]), targets[rows], label_smoothing=0.02)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    head.requires_grad_(False)
+
+
 def train_sentences(
     corpus: Sequence[Sentence],
     seed: int = 0,

@@ -30,7 +30,7 @@ from ..text import HashedEncoder, InstructionHead
 from .dataset import Batches, Photo, load_photos, split_photos
 from .degradations import TASKS
 from .instructions import CLASSES, Sentence, load_corpus, vary
-from .sentences import train_sentences
+from .sentences import refit_classes, train_sentences
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ def train(
     bar.close()
     path = out / "model.safetensors"
     provenance = {
+        "name": "mini",
         "training": asdict(config),
         "steps": run.progress.step,
         "minutes": round(run.progress.seconds / 60, 1),
@@ -148,7 +149,9 @@ def train(
         "sentences": len(corpus),
         "device": target.type,
     }
-    checkpoint.save(path, run.ema_network, run.ema_head, CLASSES, encoder, provenance)
+    head = _copy_head(run.ema_head).cpu()
+    refit_classes(encoder, head, corpus, config.seed)
+    checkpoint.save(path, run.ema_network, head, CLASSES, encoder, provenance)
     return path
 
 

@@ -45,6 +45,12 @@ class Host:
         for sample in (ROOT / "example_workflows" / "inputs").iterdir():
             shutil.copy(sample, base / "input")
         write_models(base / "models")
+        (base / "extra").mkdir()
+        shutil.copy(
+            base / "models/instructir/tiny.safetensors", base / "extra/elsewhere.safetensors"
+        )
+        extra_paths = base / "extra_model_paths.yaml"
+        extra_paths.write_text(f"more:\n  instructir: {base / 'extra'}\n")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -53,6 +59,7 @@ class Host:
             python, str(Path(__file__).parent / "launch.py"), str(folder), "--cpu",
             "--port", str(self.port), "--base-directory", str(base),
             "--database-url", "sqlite:///:memory:", "--disable-auto-launch",
+            "--extra-model-paths-config", str(extra_paths),
         ]  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self.log = open(self.log_path, "wb")  # noqa: SIM115

@@ -74,7 +74,7 @@ def test_the_pack_is_imported_without_a_word(host: Host) -> None:
     assert any("seconds" in line for line in lines)
     assert not [line for line in lines if re.search("fail|error|warn|cannot", line, re.I)]
     seconds = [re.search(r"([\d.]+) seconds", line) for line in lines]
-    assert all(float(found.group(1)) < 0.2 for found in seconds if found)
+    assert all(float(found.group(1)) <= 0.1 for found in seconds if found)
 
 
 def test_nodes_are_what_saved_workflows_expect(host: Host) -> None:
@@ -88,6 +88,7 @@ def test_nodes_are_what_saved_workflows_expect(host: Host) -> None:
     options = menu[1].pop("options", None) or menu[0]
     assert options[:2] == [MINI, "instructir-7d.safetensors"]
     assert {"tiny.safetensors", os.path.join("sub", "deep.safetensors")} <= set(options)
+    assert "elsewhere.safetensors" in options  # from the folder of an extra_model_paths.yaml
     for info in found.values():
         for kind in info["input"].values():
             for name, spec in kind.items():  # hosts write a menu in two ways

@@ -1,0 +1,73 @@
+"""The bundled model, as shipped: what it reads, restores, and leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from skimage.metrics import peak_signal_noise_ratio
+from tiny_model import CLASSES, DATA
+
+from instructir_core import Restorer, checkpoint, evaluate, image
+
+ROOT = Path(__file__).parent.parent
+INPUTS = ROOT / "example_workflows" / "inputs"
+SENTENCES = evaluate.read_sentences(DATA / "test_sentences.tsv")
+
+
+@pytest.fixture(scope="module")
+def mini() -> Restorer:
+    return Restorer.from_pretrained("mini", device="cpu")
+
+
+def test_file() -> None:
+    files = [p for p in checkpoint.MINI.parent.iterdir() if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 6_000_000
+    with safe_open(checkpoint.MINI, "pt") as file:
+        assert {str(file.get_tensor(k).dtype) for k in file.keys()} == {"torch.float16"}  # noqa: SIM118
+        provenance = json.loads(file.metadata()["provenance"])
+    assert provenance["name"] == "mini" and provenance["steps"] > 1000
+
+
+def test_reads_sentences_it_never_saw(mini: Restorer) -> None:
+    wrong = evaluate.misread(mini, SENTENCES)
+    assert len(wrong) <= 0.05 * len(SENTENCES), wrong
+    for task in CLASSES:
+        known = sum(t == task for t, _ in SENTENCES)
+        assert sum(t == task for t, _, _ in wrong) <= 0.15 * known, task
+
+
+def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
+    rows = evaluate.read_sentences(DATA / "two_task_sentences.tsv")
+    found = [(set(tasks.split(",")), mini.encode(text)) for tasks, text in rows]
+    both = [set(i.tasks) >= wanted and i.advice is not None for wanted, i in found]
+    assert sum(both) >= 0.8 * len(both)
+
+
+@pytest.mark.parametrize("sentence", [s for t, s in SENTENCES if t == "none"][::4])
+def test_sentences_that_ask_for_nothing_leave_the_picture(mini: Restorer, sentence: str) -> None:
+    for name in ("noisy.png", "dark.png"):
+        pixels = image.read(INPUTS / name).pixels[100:228, 200:328]
+        result = evaluate.network_output(mini, pixels, mini.encode(sentence))
+        assert peak_signal_noise_ratio(pixels, result, data_range=1.0) >= 40
+
+
+def test_noise_is_removed(mini: Restorer) -> None:
+    clean = np.full((96, 96, 3), 0.5, np.float32)
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 25 / 255, clean.shape), 0, 1)
+    noisy = noisy.astype(np.float32)
+    result = mini.restore(torch.from_numpy(noisy), mini.encode("too grainy")).numpy()
+    before = peak_signal_noise_ratio(clean, noisy, data_range=1.0)
+    assert peak_signal_noise_ratio(clean, result, data_range=1.0) > before + 10
+
+
+def test_each_sentence_does_its_own_task(mini: Restorer) -> None:
+    dark = torch.from_numpy(image.read(INPUTS / "dark.png").pixels)
+    brightened = mini.restore(dark, mini.encode("too dark, fix it"))
+    denoised = mini.restore(dark, mini.encode("remove the noise"))
+    assert brightened.mean() > 1.5 * dark.mean()
+    assert abs(denoised.mean() - dark.mean()) < 0.02
