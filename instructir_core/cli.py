@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import checkpoint
+from . import bounded, checkpoint
 from . import image as pictures
-from .pipeline import Restorer
+from .pipeline import Restorer, best_device
 from .text import Instruction
 
 _FAILURES = (OSError, ValueError)
@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     info = actions.add_parser("info", help="what a weight file holds")
     info.add_argument("model", help="mini, 7d or a path")
+    info.add_argument("--plan", metavar="WxH", help="how a picture of this size would be restored")
+    info.add_argument("--free", type=float, metavar="GB", help="memory to plan with; default: now")
     info.set_defaults(run=_info)
 
     train = commands.add_parser("train", help="train network and sentence reader on clean photos")
@@ -325,6 +327,15 @@ def _info(options: argparse.Namespace) -> int:
     print(f"text encoder  {type(loaded.text_encoder).__name__ if loaded.text_encoder else 'none'}")
     for key, value in loaded.provenance.items():
         print(f"{key:13} {value}")
+    if options.plan:
+        try:
+            width, height = (int(n) for n in options.plan.lower().split("x"))
+        except ValueError:
+            raise ValueError(f"--plan {options.plan}: expected a size such as 4096x4096.") from None
+        restorer = Restorer(loaded.network, device=best_device())
+        free = bounded.free_memory(restorer.device)
+        free = int(options.free * 1e9) if options.free is not None else free
+        print(f"plan          {restorer.plan(height, width, free)}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from . import bounded, checkpoint
 from .model import InstructIR
 from .text import Instruction, InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
@@ -70,14 +71,13 @@ class Restorer:
             loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32
         )
 
-    def activation_bytes(self, height: int, width: int) -> int:
-        """Peak memory beside weights, input and output for one picture or tile, about.
-
-        12 values per channel and pixel: measured 1473 MiB for the 7D network (32 channels) at
-        1024 x 1024 in float32.
-        """
+    def plan(
+        self, height: int, width: int, free: int | None = None, tile_size: int | None = None
+    ) -> bounded.Plan:
+        """How one picture would be restored with ``free`` bytes of memory (None: plenty)."""
         value = torch.finfo(self.dtype).bits // 8
-        return 12 * value * self.network.config.width * height * width
+        strip = bounded.strips_for(self.device).bytes
+        return bounded.plan(self.network.config, height, width, value, free, strip, tile_size)
 
     def encode(self, text: str) -> Instruction:
         """Read a sentence. Raises ValueError when it is empty, or the model has no reader."""
@@ -104,9 +104,10 @@ class Restorer:
         ``instructions`` are applied in order, each to the result of the one before (paper,
         figure 7); a bare (1, 256) embedding will do. ``strength`` (0 to 1) and ``mask``, (H, W)
         or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
-        nothing to do the network is not run. ``tile_size`` (None: the picture whole) and
-        ``overlap`` are in pixels. ``progress(done, total)`` runs after each frame, instruction
-        and tile, and may raise to stop. The result is detached, float32, on the images' device.
+        nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
+        is exact at any size, and takes tiles only where memory is too short for that.
+        ``progress(done, total)`` runs after each block of the network and may raise to stop. The
+        result is detached, float32, on the images' device.
 
         Raises ValueError on NaN, wrong shapes, types or ranges; the input is never changed.
         """
@@ -115,14 +116,20 @@ class Restorer:
         if not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength is {strength}; expected 0 (unchanged) to 1 (restored).")
         amount = _check_mask(mask, frames)
-        cut = None if tile_size is None else check_tiles(tile_size, overlap)
+        if tile_size is not None:
+            check_tiles(tile_size, overlap)
 
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
         if strength == 0.0 or (amount is not None and not amount.any()):
             return result.reshape(images.shape)
         height, width = frames.shape[1:3]
+        planned = self.plan(height, width, bounded.free_memory(self.device), tile_size)
+        cut = None if planned.tile is None else check_tiles(planned.tile, overlap)
+        if cut is not None and tile_size is None:
+            log.warning("Memory is short: %s. The result is not exact.", planned)
         pieces = 1 if cut is None else len(list(tiles(height, width, *cut)))
-        done, total = 0, len(frames) * len(embeddings) * pieces
+        blocks = bounded.count_blocks(self.network)
+        done, total = 0, len(frames) * len(embeddings) * pieces * blocks
 
         def advance() -> None:
             nonlocal done
@@ -136,13 +143,13 @@ class Restorer:
             restored = frame
             for embedding in embeddings:
                 if cut is None:
-                    restored = self._run(restored, embedding)
-                    advance()
+                    restored = self._run(restored, embedding, advance)
                 else:
                     restored = run_tiled(
-                        lambda tile, e=embedding: self._run(tile, e),  # type: ignore[misc]
-                        restored, *cut, advance,
-                    )  # fmt: skip
+                        lambda tile, e=embedding: self._run(tile, e, advance),  # type: ignore[misc]
+                        restored,
+                        *cut,
+                    )
             blend: float | Tensor = strength
             if amount is not None:
                 blend = strength * amount[index % len(amount)].to(self.device)
@@ -151,14 +158,20 @@ class Restorer:
         return result.reshape(images.shape)
 
     @torch.inference_mode()
-    def _run(self, image: Tensor, embedding: Tensor) -> Tensor:
+    def _run(self, image: Tensor, embedding: Tensor, advance: Callable[[], None]) -> Tensor:
         """(1, 3, H, W) float32 on the device -> the same, clamped."""
-        image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        restored = self.network(image, embedding.to(self.device, self.dtype)).float()
+        embedding = embedding.to(self.device)
+        restored = bounded.run(
+            self.network, image.to(self.dtype), embedding.to(self.dtype), advance
+        ).float()
+        if self.dtype != torch.float32 and not torch.isfinite(restored).all():
+            log.warning("The network left the range of %s; run again in float32.", self.dtype)
+            exact = copy.deepcopy(self.network).float()
+            restored = bounded.run(exact, image, embedding, lambda: None)
         if not torch.isfinite(restored).all():
             raise ValueError(
-                f"The network gave NaN or infinity in {self.dtype}; expected finite pixels. Load "
-                "the model in float32."
+                "The network gave NaN or infinity in float32; expected finite pixels. The weights "
+                "are damaged or were trained badly: load another model."
             )
         return restored.clamp_(0.0, 1.0).clone()
 

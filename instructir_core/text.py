@@ -12,7 +12,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ TASKS = ("noise", "blur", "rain", "haze", "lol", "sr", "en")
 NO_TASK = "none"
 """Eighth class of models that know sentences asking for nothing they can do."""
 MAX_TOKENS = 512
+MAX_KNOWN = 1024
+"""Sentences whose instructions are kept in memory."""
 SECOND_TASK = 0.2
 """A task read with at least this probability counts as asked for."""
 
@@ -45,6 +47,11 @@ class Instruction:
     """Probability of every task that the model knows; they sum to 1."""
     model: str
     """Name of the model that encoded it; embeddings of different models do not mix."""
+
+    def copy(self) -> Instruction:
+        """The same with tensors of its own."""
+        own = dict(self.probabilities)
+        return replace(self, embedding=self.embedding.clone(), probabilities=own)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -328,21 +335,28 @@ class InstructionReader:
                 f"{head.fc1.in_features}. Use the encoder the head was trained with."
             )
         self.encoder, self.head, self.tasks, self.model = encoder, head, tuple(tasks), model
+        self.known: dict[str, Instruction] = {}
 
     @torch.inference_mode()
     def read(self, text: str) -> Instruction:
         """Encode one sentence; raises ``ValueError`` when it is empty."""
         text = check_sentence(text)
+        if text in self.known:
+            return self.known[text].copy()
         embedding, logits = self.head(self.encoder.encode([text]))
         probabilities = dict(zip(self.tasks, logits[0].softmax(-1).tolist(), strict=True))
         # Cloned, so that it is an ordinary tensor that may be saved or trained on.
-        return Instruction(
+        instruction = Instruction(
             text,
             embedding.detach().clone(),
             max(probabilities, key=probabilities.__getitem__),
             probabilities,
             self.model,
         )
+        if len(self.known) >= MAX_KNOWN:
+            self.known.clear()
+        self.known[text] = instruction
+        return instruction.copy()
 
 
 def config_to_json(encoder: HashedEncoder) -> str:

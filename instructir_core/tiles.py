@@ -57,14 +57,8 @@ def _ramp(part: slice, length: int, overlap: int, like: Tensor) -> Tensor:
     return weight
 
 
-def run_tiled(
-    run: Callable[[Tensor], Tensor],
-    image: Tensor,
-    tile: int,
-    overlap: int,
-    done: Callable[[], None],
-) -> Tensor:
-    """Apply ``run`` to tiles of (1, C, H, W) and blend; ``done`` is called after each tile."""
+def run_tiled(run: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
+    """Apply ``run`` to tiles of (1, C, H, W) and blend the results."""
     height, width = image.shape[-2:]
     total = torch.zeros_like(image)
     weights = image.new_zeros(1, 1, height, width)
@@ -74,5 +68,4 @@ def run_tiled(
         weight = vertical[:, None] * _ramp(columns, width, overlap, image)
         total[..., rows, columns] += result * weight
         weights[..., rows, columns] += weight
-        done()
     return total / weights

@@ -155,9 +155,9 @@ class ManagedRestorer:
             if left_behind:
                 network.to(self.patcher.offload_device)
 
-    def free_bytes(self) -> int:
-        """Memory free on the device that restores."""
-        return int(memory.get_free_memory(self.patcher.load_device))
+    def room(self) -> int:
+        """Bytes to plan with: two thirds of what is free where the network will run."""
+        return int(memory.get_free_memory(self.patcher.load_device)) * 2 // 3
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -210,12 +210,16 @@ class Progress:
     """The node's progress bar over all frames; stops the node when the user does."""
 
     def __init__(self, frames: int) -> None:
-        self.frames, self.frame = frames, 0
-        self.bar = comfy.utils.ProgressBar(frames)
+        self.frames, self.frame, self.percent = frames, 0, -1
+        self.bar = comfy.utils.ProgressBar(100)
 
     def __call__(self, done: int, total: int) -> None:
         memory.throw_exception_if_processing_interrupted()
-        self.bar.update_absolute(self.frame * total + done, self.frames * total)
+        whole = self.frames * total
+        percent = 100 * (self.frame * total + done) // whole
+        if percent != self.percent:  # some hosts send every step to the browser
+            self.percent = percent
+            self.bar.update_absolute(percent, 100)
 
 
 def stop_if_asked() -> None:

@@ -88,11 +88,10 @@ class RestoreImage(io.ComfyNode):
         frames, height, width = image.shape[:3]
         mask = _check_mask(mask, frames, height, width)
         result = host.result_like(image)
-        tile = tile_size or _automatic_tile(restorer, height, width)
+        planned = restorer.restorer.plan(height, width, restorer.room(), tile_size or None)
+        tile = planned.tile
         progress = host.Progress(frames)
-        side = tile or max(height, width)
-        needed = restorer.restorer.activation_bytes(min(side, height), min(side, width))
-        with restorer.resident(needed) as core:
+        with restorer.resident(planned.bytes) as core:
             for index in range(frames):
                 host.stop_if_asked()
                 progress.frame = index
@@ -141,13 +140,3 @@ def _check_mask(
             "mask, or draw it on this image."
         )
     return mask
-
-
-def _automatic_tile(restorer: host.ManagedRestorer, height: int, width: int) -> int | None:
-    """None where the whole picture fits into two thirds of the free memory, else a tile side."""
-    room = restorer.free_bytes() * 2 // 3
-    core = restorer.restorer
-    if core.activation_bytes(height, width) <= room:
-        return None
-    side = int((room / core.activation_bytes(1, 1)) ** 0.5) // 16 * 16
-    return max(host.SMALLEST_TILE, side)

@@ -1,0 +1,212 @@
+"""Speed and memory against upstream's network, measured side by side.
+
+    python benchmarks/run.py [--upstream CHECKOUT_OF_mv-lab_InstructIR] [--sizes 256 512 1024]
+
+Without a checkout our own plain forward, the same operations, takes upstream's place. Times are
+medians of interleaved runs in one process: as is, and with a warm heap (glibc told to keep freed
+memory, as a long-running host does). Memory is the peak above the start, one process per figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+CONFIGS = {"full": (32, (2, 2, 4, 8), 4, (2, 2, 2, 2)), "mini": (16, (1, 1, 2, 2), 2, (1, 1, 1, 1))}
+
+
+def keep_freed_memory() -> None:
+    """glibc: never give pages back, never use separate mappings; other systems are left alone."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+
+
+def subjects(model: str, size: int, upstream: str | None, device: str) -> dict[str, Callable]:
+    """What is measured, by name, each a function without arguments."""
+    import torch
+
+    from instructir_core import bounded
+    from instructir_core.model import InstructIR, NetworkConfig
+
+    config = NetworkConfig(*CONFIGS[model])
+    torch.manual_seed(0)
+    ours = InstructIR(config).eval().requires_grad_(False)
+    for name, parameter in ours.named_parameters():
+        if name.endswith(("beta", "gamma")):  # zero when untrained, which would hide every block
+            parameter.normal_(0, 0.2)
+    ours.to(device, memory_format=torch.channels_last)
+    reference, label = ours, "plain forward"
+    if upstream:
+        sys.path.insert(0, upstream)
+        from models.instructir import InstructIR as Upstream
+
+        reference, label = Upstream(
+            width=config.width, enc_blk_nums=[*config.encoder_blocks],
+            middle_blk_num=config.middle_blocks, dec_blk_nums=[*config.decoder_blocks], txtdim=256,
+        ), "upstream"  # fmt: skip
+        reference.load_state_dict(ours.state_dict())
+        reference.eval().to(device)
+    image = torch.rand(1, 3, size, size, device=device)
+    embedding = torch.nn.functional.normalize(torch.randn(1, 256, device=device))
+
+    def run(function: Callable) -> Callable:
+        def once() -> Any:
+            with torch.inference_mode():
+                result = function()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                return result
+
+        return once
+
+    return {
+        label: run(lambda: reference(image, embedding)),
+        "ours": run(lambda: bounded.run(ours, image, embedding)),
+    }
+
+
+def job_time(options: argparse.Namespace) -> dict[str, Any]:
+    """Interleaved medians in seconds, and the largest difference between the results."""
+    import torch
+
+    if options.warm:
+        keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    what = subjects(options.model, options.size, options.upstream, options.device)
+    first, second = (f() for f in what.values())
+    times: dict[str, list[float]] = {name: [] for name in what}
+    for _ in range(options.repeats):
+        for name, function in what.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {
+        "error": float((first - second).abs().max()),
+        "seconds": {name: statistics.median(found) for name, found in times.items()},
+    }
+
+
+def job_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak of one run above the start, in bytes."""
+    import torch
+
+    function = list(
+        subjects(options.model, options.size, options.upstream, options.device).values()
+    )[options.which]
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        function()
+        return {"bytes": torch.cuda.max_memory_allocated() - start}
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    start = status("VmRSS")
+    function()
+    return {"bytes": status("VmHWM") - start}
+
+
+def status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def job_start(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds to import torch, then the core, then to load the bundled model and restore 64 px."""
+    start = time.perf_counter()
+    import torch
+
+    after_torch = time.perf_counter()
+    from instructir_core import Restorer
+
+    after_core = time.perf_counter()
+    restorer = Restorer.from_pretrained("mini", device="cpu")
+    restorer.restore(torch.rand(64, 64, 3), restorer.encode("remove the noise"))
+    return {
+        "torch": after_torch - start,
+        "core": after_core - after_torch,
+        "first": time.perf_counter() - after_core,
+    }
+
+
+def separate(job: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """A job in a process of its own."""
+    settings = vars(options) | more | {"job": job}
+    environment = os.environ | {"INSTRUCTIR_BENCHMARK": json.dumps(settings, default=str)}
+    result = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        return {"failed": result.stderr.strip().splitlines()[-1] if result.stderr else "killed"}
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    if "INSTRUCTIR_BENCHMARK" in os.environ:
+        settings = argparse.Namespace(**json.loads(os.environ["INSTRUCTIR_BENCHMARK"]))
+        jobs = {"time": job_time, "memory": job_memory, "start": job_start}
+        print(json.dumps(jobs[settings.job](settings)))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--upstream", help="a checkout of mv-lab/InstructIR")
+    parser.add_argument("--models", nargs="+", default=["full", "mini"], choices=CONFIGS)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024])
+    parser.add_argument("--memory-sizes", nargs="+", type=int, default=[512, 1024, 2048])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"machine": platform.processor(), "cores": os.cpu_count()}
+    found["start"] = separate("start", options)
+    print("start-up in seconds:", {k: round(v, 2) for k, v in found["start"].items()})
+    rows = []
+    print(
+        f"{'model':6}{'size':>6}  {'heap':6}{'upstream s':>11}{'ours s':>9}{'ratio':>7}{'error':>9}"
+    )
+    for model in options.models:
+        for size in options.sizes:
+            for warm in (False, True):
+                row = separate("time", options, model=model, size=size, warm=warm)
+                rows.append({"model": model, "size": size, "warm": warm, **row})
+                if "failed" in row:
+                    print(f"{model:6}{size:>6}  {row['failed']}")
+                    continue
+                theirs, ours = row["seconds"].values()
+                print(
+                    f"{model:6}{size:>6}  {'warm' if warm else 'as is':6}{theirs:>11.3f}"
+                    f"{ours:>9.3f}{theirs / ours:>7.2f}{row['error']:>9.1e}", flush=True,
+                )  # fmt: skip
+    found["times"] = rows
+    found["memory"] = memory = []
+    print(f"{'model':6}{'size':>6}{'upstream MiB':>14}{'ours MiB':>10}{'ours B/px':>11}")
+    for model in options.models:
+        for size in options.memory_sizes:
+            both = [separate("memory", options, model=model, size=size, which=w) for w in (0, 1)]
+            peaks = [b.get("bytes", float("nan")) for b in both]
+            memory.append({"model": model, "size": size, "bytes": peaks})
+            print(
+                f"{model:6}{size:>6}{peaks[0] / 2**20:>14.0f}{peaks[1] / 2**20:>10.0f}"
+                f"{peaks[1] / size**2:>11.0f}", flush=True,
+            )  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

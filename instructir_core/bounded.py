@@ -1,0 +1,311 @@
+"""The network executed in strips of rows: the same numbers, bounded memory, no seams.
+
+A block is local but for one average over the whole picture (channel attention). So it runs in two
+passes over strips: the first writes the gated features and sums them up, the second applies the
+attention and the feed-forward half to the feature map in place. Whole is one strip. Along the way
+everything that folds exactly is folded: norm affines into the next 1x1 convolution, block scales
+and attention into conv3 and conv5, the instruction's affine and gate into one affine per channel.
+``InstructIR.forward`` is the plain reference this is tested against.
+
+Feature maps are (H, W, C), so that a strip of rows is one piece of memory and every 1x1
+convolution is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock, NetworkConfig
+from .tiles import MIN_TILE
+
+CPU_STRIP = 1 << 20
+"""Bytes of a strip's widest tensor on a CPU: what stays in the cores' caches runs fastest."""
+GPU_STRIP = 1 << 28
+"""The same on a GPU, where fewer and larger launches are faster."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How many rows at a time: as many as keep the widest tensor within ``bytes``."""
+
+    bytes: int
+
+    def rows(self, like: Tensor, channels: int) -> int:
+        """Rows of a (H, W, C) map whose temporary holds ``channels`` values per pixel."""
+        row = like.shape[1] * channels * like.element_size()
+        return max(2, min(like.shape[0], self.bytes // row))
+
+
+def strips_for(device: torch.device) -> Strips:
+    """The strip size that runs fastest on a device."""
+    return Strips(CPU_STRIP if device.type == "cpu" else GPU_STRIP)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a picture is restored: exactly in strips, or, where memory is short, in tiles."""
+
+    height: int
+    width: int
+    tile: int | None
+    """Side of the approximate tiles in pixels, or None: exact."""
+    rows: int
+    """Rows per strip at full resolution."""
+    bytes: int
+    """Memory at the peak, beside the weights, the input and the result."""
+
+    def __str__(self) -> str:
+        size = f"{self.width} x {self.height}: "
+        if self.tile is not None:
+            kind = f"approximate tiles of {self.tile} px"
+        elif self.rows >= self.height:
+            kind = "exact, whole"
+        else:
+            kind = f"exact, in strips of {self.rows} rows"
+        return f"{size}{kind}, about {self.bytes / 2**20:.0f} MiB at the peak"
+
+
+def peak_bytes(config: NetworkConfig, height: int, width: int, value: int, strip: int) -> int:
+    """Peak of `run` beside weights, input and result, for values of ``value`` bytes.
+
+    Two feature maps of full resolution, the picture itself, and the temporaries of a strip.
+    """
+    multiple = config.multiple
+    pixels = (height + -height % multiple) * (width + -width % multiple)
+    widest = min(strip, 2 * config.width * value * pixels)
+    return (2 * config.width + 9) * value * pixels + 5 * widest
+
+
+def plan(
+    config: NetworkConfig,
+    height: int,
+    width: int,
+    value: int = 4,
+    free: int | None = None,
+    strip: int = CPU_STRIP,
+    tile: int | None = None,
+) -> Plan:
+    """Choose how to restore one picture in ``free`` bytes (None: plenty).
+
+    A ``tile`` asked for is kept; else tiles are taken only where not even strips fit.
+    """
+    needed = peak_bytes(config, height, width, value, strip)
+    if tile is None and free is not None and needed > free:
+        tile = max(height, width)
+        while tile > MIN_TILE and peak_bytes(config, tile, tile, value, strip) > free:
+            tile = max(MIN_TILE, tile * 3 // 4 // 16 * 16)
+    if tile is not None:
+        height_done, width_done = min(tile, height), min(tile, width)
+        needed = peak_bytes(config, height_done, width_done, value, strip)
+    inner = min(width, tile or width)
+    rows = max(2, strip // (2 * config.width * value * (inner + -inner % config.multiple)))
+    return Plan(height, width, tile, min(rows, tile or height), needed)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        try:
+            lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        except OSError:
+            return None
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def count_blocks(network: InstructIR) -> int:
+    """How often `run` calls ``advance``."""
+    config = network.config
+    conditions = len(config.encoder_blocks) + len(config.decoder_blocks)
+    plain = sum(config.encoder_blocks) + config.middle_blocks + sum(config.decoder_blocks)
+    return conditions + plain
+
+
+@torch.inference_mode()
+def run(
+    network: InstructIR,
+    image: Tensor,
+    embedding: Tensor,
+    advance: Callable[[], None] = lambda: None,
+    strips: Strips | None = None,
+) -> Tensor:
+    """(1, 3, H, W) image and (1, 256) embedding -> (1, 3, H, W), as ``network(image, embedding)``.
+
+    ``advance()`` runs after each of `count_blocks` blocks and may raise to stop.
+    """
+    strips = strips or strips_for(image.device)
+    height, width = image.shape[-2:]
+    multiple = network.config.multiple
+    padded = F.pad(image, (0, -width % multiple, 0, -height % multiple))
+    source = padded[0].permute(1, 2, 0).contiguous()
+
+    def level(x: Tensor, blocks: nn.Module, condition: nn.Module | None) -> None:
+        for block in blocks.children():
+            assert isinstance(block, NAFBlock)
+            _block(x, block, None, None, strips)
+            advance()
+        if condition is not None:
+            assert isinstance(condition, InstructionBlock)
+            gate = torch.sigmoid(condition.fc(embedding))[0]
+            scale = condition.gamma.flatten() * gate
+            shift = condition.beta.flatten() * gate
+            _block(x, condition.block, scale, shift, strips)
+            advance()
+
+    x = _conv3x3(source, network.intro, strips)
+    skips = []
+    for encoder, condition, down in zip(
+        network.encoders, network.enc_cond, network.downs, strict=True
+    ):
+        level(x, encoder, condition)
+        skips.append(x)
+        x = _down(x, down, strips)
+    level(x, network.middle_blks, None)
+    for up, decoder, condition in zip(network.ups, network.decoders, network.dec_cond, strict=True):
+        x = _up_into(skips.pop(), x, next(up.children()), strips)
+        level(x, decoder, condition)
+    restored = _conv3x3(x, network.ending, strips)
+    restored += source
+    return restored[:height, :width].permute(2, 0, 1)[None]
+
+
+def _block(
+    x: Tensor, block: NAFBlock, scale: Tensor | None, shift: Tensor | None, strips: Strips
+) -> None:
+    """One NAFNet block on (H, W, C), in place.
+
+    With ``scale`` and ``shift`` (C,) it is an instruction block: ``block(x * scale + shift) + x``.
+    """
+    height, width, channels = x.shape
+    double = 2 * channels
+    rows = strips.rows(x, double)
+
+    def steered(part: Tensor) -> Tensor:
+        return part if scale is None or shift is None else torch.addcmul(shift, part, scale)
+
+    # Pass 1: norm, 1x1, depthwise 3x3, gate; and the average of what the gate lets through.
+    weight1, bias1 = _folded_norm(block.norm1, block.conv1)
+    gated = torch.empty_like(x)
+    total = torch.zeros(channels, dtype=torch.float64 if x.device.type != "mps" else torch.float32,
+                        device=x.device)  # fmt: skip
+    # Rows a - 1 to b of the 1x1 convolution; two are carried over from strip to strip.
+    window = x.new_zeros(rows + 2, width, double)
+    for a in range(0, height, rows):
+        b = min(a + rows, height)
+        if a > 0:
+            window[:2] = window[rows : rows + 2].clone()
+        first, last = (a + 1 if a else 0), min(b + 1, height)
+        if last > first:
+            normed = _normed(steered(x[first:last].view(-1, channels)))
+            place = first - a + 1
+            torch.addmm(
+                bias1,
+                normed,
+                weight1,
+                out=window[place : place + last - first].view(-1, double),
+            )
+        if b == height:
+            window[b - a + 1].zero_()
+        spread = F.conv2d(
+            window[: b - a + 2].permute(2, 0, 1)[None],
+            block.conv2.weight,
+            block.conv2.bias,
+            padding=(0, 1),
+            groups=double,
+        )[0].permute(1, 2, 0)
+        torch.mul(spread[..., :channels], spread[..., channels:], out=gated[a:b])
+        total += gated[a:b].sum((0, 1), dtype=torch.float32)
+
+    # Pass 2: attention and 1x1 into the residual, then the feed-forward half.
+    mean = (total / (height * width)).to(x.dtype)
+    sca = block.sca[1]
+    assert isinstance(sca, nn.Conv2d) and sca.bias is not None
+    assert block.conv3.bias is not None and block.conv5.bias is not None
+    attention = torch.addmv(sca.bias, sca.weight.flatten(1), mean)
+    beta, gamma = block.beta.flatten(), block.gamma.flatten()
+    weight3 = (block.conv3.weight.flatten(1) * beta[:, None] * attention).t()
+    bias3 = block.conv3.bias * beta
+    weight4, bias4 = _folded_norm(block.norm2, block.conv4)
+    weight5 = (block.conv5.weight.flatten(1) * gamma[:, None]).t()
+    bias5 = block.conv5.bias * gamma
+    for a in range(0, height, rows):
+        flat = x[a : a + rows].view(-1, channels)
+        y = steered(flat) + bias3 if scale is not None else flat.add_(bias3)
+        y.addmm_(gated[a : a + rows].view(-1, channels), weight3)
+        wide = torch.addmm(bias4, _normed(y), weight4)
+        if scale is not None:
+            flat += y
+        flat += bias5
+        flat.addmm_(wide[:, :channels] * wide[:, channels:], weight5)
+
+
+def _normed(x: Tensor) -> Tensor:
+    """(N, C) -> the same with mean 0 and variance 1 over C: a layer norm without its affine."""
+    channels = x.shape[1]
+    if x.device.type != "cpu":
+        return F.layer_norm(x, (channels,), eps=1e-6)
+    # PyTorch's kernel handles row by row, three times slower on the few channels of most rows.
+    average = x.new_full((channels,), 1.0 / channels)
+    centred = x - torch.mv(x, average)[:, None]
+    variance = torch.mv(centred * centred, average)
+    return centred.mul_(variance.add_(1e-6).rsqrt_()[:, None])
+
+
+def _folded_norm(norm: LayerNorm2d, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """(C, 2C) weight and (2C,) bias of a 1x1 convolution that takes the norm's affine with it."""
+    weight = conv.weight.flatten(1)
+    assert conv.bias is not None
+    return (weight * norm.weight).t().contiguous(), torch.addmv(conv.bias, weight, norm.bias)
+
+
+def _conv3x3(x: Tensor, conv: nn.Conv2d, strips: Strips) -> Tensor:
+    """(H, W, C) -> (H, W, D), zeros around."""
+    height, width, _ = x.shape
+    result = x.new_empty(height, width, conv.out_channels)
+    rows = strips.rows(x, max(conv.in_channels, conv.out_channels))
+    for a in range(0, height, rows):
+        b = min(a + rows, height)
+        top, bottom = max(a - 1, 0), min(b + 1, height)
+        part = x[top:bottom].permute(2, 0, 1)[None]
+        part = F.pad(part, (1, 1, top - a + 1, b + 1 - bottom))
+        result[a:b] = F.conv2d(part, conv.weight, conv.bias)[0].permute(1, 2, 0)
+    return result
+
+
+def _down(x: Tensor, conv: nn.Module, strips: Strips) -> Tensor:
+    """(H, W, C) -> (H / 2, W / 2, 2C) by a 2x2 convolution of stride 2."""
+    assert isinstance(conv, nn.Conv2d)
+    height, width, channels = x.shape
+    result = x.new_empty(height // 2, width // 2, 2 * channels)
+    rows = max(2, strips.rows(x, channels) // 2 * 2)
+    for a in range(0, height, rows):
+        part = x[a : a + rows].permute(2, 0, 1)[None]
+        result[a // 2 : (a + rows) // 2] = F.conv2d(part, conv.weight, conv.bias, stride=2)[
+            0
+        ].permute(1, 2, 0)
+    return result
+
+
+def _up_into(skip: Tensor, x: Tensor, conv: nn.Module, strips: Strips) -> Tensor:
+    """``skip += pixel_shuffle(conv(x))``: (H, W, C) from (H / 2, W / 2, 2C), in place."""
+    assert isinstance(conv, nn.Conv2d)
+    height, width, channels = skip.shape
+    # Output channels in the order (row, column, channel) make the shuffle a plain addition.
+    weight = conv.weight.view(channels, 2, 2, -1).permute(1, 2, 0, 3).reshape(4 * channels, -1)
+    rows = strips.rows(x, 4 * channels)
+    for a in range(0, height // 2, rows):
+        b = min(a + rows, height // 2)
+        wide = x[a:b].reshape(-1, x.shape[2]) @ weight.t()
+        spread = wide.view(b - a, width // 2, 2, 2, channels).permute(0, 2, 1, 3, 4)
+        skip[2 * a : 2 * b].view(b - a, 2, width // 2, 2, channels).add_(spread)
+    return skip

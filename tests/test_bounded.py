@@ -1,0 +1,84 @@
+"""Execution in strips against the plain forward, and the plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_model import TINY, fill
+
+from instructir_core import bounded
+from instructir_core.bounded import Strips, plan
+from instructir_core.model import InstructIR, NetworkConfig
+
+MINI = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
+CASES = [
+    (TINY, (1, 1)),
+    (TINY, (37, 53)),
+    (NetworkConfig(12, (1, 0, 2), 1, (2, 1, 0)), (40, 33)),
+    (MINI, (64, 64)),
+    (MINI, (129, 70)),
+    (NetworkConfig(), (50, 61)),
+]
+
+
+@pytest.mark.parametrize(("config", "size"), CASES)
+@pytest.mark.parametrize("strip", [1, 20_000, 1 << 30])
+@torch.inference_mode()
+def test_strips_equal_the_plain_forward(
+    config: NetworkConfig, size: tuple[int, int], strip: int
+) -> None:
+    network = fill(InstructIR(config))
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, *size, generator=generator)
+    embedding = F.normalize(torch.randn(1, 256, generator=generator))
+    kept = image.clone()
+    result = bounded.run(network, image, embedding, strips=Strips(strip))
+    assert (result - network(image, embedding)).abs().max() <= 1e-5
+    assert torch.equal(image, kept)
+
+
+@torch.inference_mode()
+def test_weights_stay_as_they_are() -> None:
+    network = fill(InstructIR(MINI))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    bounded.run(network, torch.rand(1, 3, 32, 32), torch.ones(1, 256) / 16)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_stops_within_a_block() -> None:
+    network = fill(InstructIR(MINI))
+    calls = []
+
+    def advance() -> None:
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bounded.run(network, torch.rand(1, 3, 32, 32), torch.ones(1, 256) / 16, advance)
+    assert len(calls) == 3
+    calls.clear()
+    bounded.run(network, torch.rand(1, 3, 9, 9), torch.ones(1, 256) / 16, lambda: calls.append(0))
+    assert len(calls) == bounded.count_blocks(network) == 20
+
+
+def test_plan() -> None:
+    small = plan(NetworkConfig(), 64, 64)
+    assert small.tile is None and "exact, whole" in str(small)
+    large = plan(NetworkConfig(), 4096, 4096)
+    assert large.tile is None and large.rows < 4096 and "strips" in str(large)
+    short = plan(NetworkConfig(), 4096, 4096, free=10**9)
+    assert short.tile is not None and short.bytes <= 10**9 and "tiles" in str(short)
+    assert short.tile > 512  # as large as fits, for a tile sees only itself
+    asked = plan(NetworkConfig(), 4096, 4096, tile=512)
+    assert asked.tile == 512 and asked.bytes < short.bytes
+    none = plan(NetworkConfig(), 4096, 4096, free=0)
+    assert none.tile == 64  # the smallest; then memory runs out or not
+    half = plan(NetworkConfig(), 4096, 4096, value=2)
+    assert half.bytes < 0.6 * large.bytes
+
+
+def test_free_memory_is_plausible() -> None:
+    found = bounded.free_memory(torch.device("cpu"))
+    assert found is None or 10**7 < found < 10**14
