@@ -26,7 +26,7 @@ from .tiles import MIN_TILE
 
 CPU_STRIP = 1 << 20
 """Bytes of a strip's widest tensor on a CPU: what stays in the cores' caches runs fastest."""
-GPU_STRIP = 1 << 28
+GPU_STRIP = 1 << 27
 """The same on a GPU, where fewer and larger launches are faster."""
 
 

@@ -72,11 +72,16 @@ class Restorer:
         )
 
     def plan(
-        self, height: int, width: int, free: int | None = None, tile_size: int | None = None
+        self,
+        height: int,
+        width: int,
+        free: int | None = None,
+        tile_size: int | None = None,
+        device: torch.device | None = None,
     ) -> bounded.Plan:
         """How one picture would be restored with ``free`` bytes of memory (None: plenty)."""
         value = torch.finfo(self.dtype).bits // 8
-        strip = bounded.strips_for(self.device).bytes
+        strip = bounded.strips_for(device or self.device).bytes
         return bounded.plan(self.network.config, height, width, value, free, strip, tile_size)
 
     def encode(self, text: str) -> Instruction:

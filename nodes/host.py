@@ -17,6 +17,7 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Restorer
+from ..instructir_core.bounded import Plan
 from ..instructir_core.checkpoint import ENCODER_FOLDER, OFFICIAL_NAME
 
 log = logging.getLogger(__name__)
@@ -155,9 +156,11 @@ class ManagedRestorer:
             if left_behind:
                 network.to(self.patcher.offload_device)
 
-    def room(self) -> int:
-        """Bytes to plan with: two thirds of what is free where the network will run."""
-        return int(memory.get_free_memory(self.patcher.load_device)) * 2 // 3
+    def plan(self, height: int, width: int, tile_size: int | None) -> Plan:
+        """How to restore one picture in two thirds of what is free where the network will run."""
+        device = self.patcher.load_device
+        free = int(memory.get_free_memory(device)) * 2 // 3
+        return self.restorer.plan(height, width, free, tile_size, device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

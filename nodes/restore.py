@@ -88,7 +88,7 @@ class RestoreImage(io.ComfyNode):
         frames, height, width = image.shape[:3]
         mask = _check_mask(mask, frames, height, width)
         result = host.result_like(image)
-        planned = restorer.restorer.plan(height, width, restorer.room(), tile_size or None)
+        planned = restorer.plan(height, width, tile_size or None)
         tile = planned.tile
         progress = host.Progress(frames)
         with restorer.resident(planned.bytes) as core:

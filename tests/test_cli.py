@@ -156,6 +156,13 @@ def test_models(
     out = tmp_path / "half.safetensors"
     assert main(["models", "convert", str(weights), str(out), "--half"]) == 0
     assert out.stat().st_size < weights.stat().st_size
+    assert main(["models", "info", str(weights), "--plan", "6000x4000"]) == 0
+    assert "6000 x 4000: exact, in strips of" in capsys.readouterr().out
+    tight = ["models", "info", str(weights), "--plan", "6000x4000", "--free", "0.1"]
+    assert main(tight) == 0
+    assert "approximate tiles of" in capsys.readouterr().out
+    assert main(["models", "info", str(weights), "--plan", "big"]) == 1
+    assert "expected a size such as 4096x4096" in capsys.readouterr().err
     assert main(["models", "info", "7d"]) == 1
     assert "models download 7d" in capsys.readouterr().err
     assert main(["models", "info", str(tmp_path / "none.pt")]) == 1
