@@ -111,7 +111,8 @@ def plan(
 def free_memory(device: torch.device) -> int | None:
     """Bytes free on a device; None where the system does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     if device.type == "cpu":
         try:
             lines = Path("/proc/meminfo").read_text("ascii").splitlines()
