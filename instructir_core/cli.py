@@ -1,4 +1,4 @@
-"""The command line: ``restore``, ``models``, ``train`` and ``evaluate``."""
+"""The command line: ``restore``, ``models``, ``corpus``, ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--plan", metavar="WxH", help="how a picture of this size would be restored")
     info.add_argument("--free", type=float, metavar="GB", help="memory to plan with; default: now")
     info.set_defaults(run=_info)
+
+    corpus = commands.add_parser("corpus", help="write the instruction corpus as one table")
+    corpus.add_argument("out", type=Path, metavar="OUT.tsv")
+    corpus.add_argument("--seed", type=int, default=0)
+    corpus.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
+    corpus.set_defaults(run=_corpus)
 
     train = commands.add_parser("train", help="train network and sentence reader on clean photos")
     train.add_argument("photos", type=Path, help="folder of clean photos")
@@ -340,6 +346,17 @@ def _info(options: argparse.Namespace) -> int:
 
 
 # --- train and evaluate ------------------------------------------------------------------------
+
+
+def _corpus(options: argparse.Namespace) -> int:
+    from .evaluate import read_sentences
+    from .training import instructions as sentences
+
+    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
+    corpus = sentences.load_corpus(options.seed, excluded=excluded)
+    sentences.write_tsv(options.out, corpus)
+    print(sentences.card(corpus))
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:

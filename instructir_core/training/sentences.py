@@ -53,6 +53,8 @@ def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Te
     short = [s for s in restoring if len(tokenize(s.text)) <= 6]
     while len(texts) < (VARIANTS + 1) * len(corpus):
         first, second = (short[int(i)] for i in rng.integers(len(short), size=2))
+        if first.language != second.language:
+            continue
         tasks = [first.task, second.task]
         texts.append(vary(join(first.text, second.text, rng), rng))
         targets.append(_targets(tasks))
