@@ -76,7 +76,8 @@ def test_held_out_draws_repeat(photos: Path) -> None:
 
 
 def test_sentences_are_learnt() -> None:
-    corpus = [s for s in load_corpus(per_pattern=4) if s.task in ("noise", "rain", "none")]
+    corpus = [s for s in load_corpus(per_pattern=4, languages=["en"]) if not s.handwritten]
+    corpus = [s for s in corpus if s.task in ("noise", "rain", "none")][::2]
     encoder, head = train_sentences(
         corpus, 0, 150, 48, config=HashedEncoderConfig(512, 16, 2, 1), embedding_width=32
     )
