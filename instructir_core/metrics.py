@@ -23,7 +23,7 @@ CONVENTIONS = {
     "ssim_8bit": "the same, Gaussian-weighted SSIM of Wang et al. 2004 (most papers)",
     "psnr_y": "BT.601 luma of the 8-bit RGB image (the usual deraining metric)",
     "ssim_y": "the same, SSIM",
-    "psnr_y_swapped": "luma of InstructIR's test.py: truncated to 8 bits, weights of R and B swapped",
+    "psnr_y_swapped": "luma of InstructIR's test.py: truncated to 8 bits, R and B exchanged",
     "ssim_y_swapped": "the same, SSIM",
     "lpips": "LPIPS 0.1 with AlexNet, of the 8-bit image; less is better",
 }

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from . import image as pictures
-from .text import TASKS
+from .text import NO_TASK, TASKS
 
 Pixels = npt.NDArray[Any]
 Recipe = Callable[[Pixels, str], Pixels]
@@ -41,12 +42,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A test set of one task; iterating reads its pairs from the files, in order of name."""
+    """A test set of one task; iterating reads its pairs from the files, in order of name.
+
+    ``count`` is how many they are, or a little more where only reading tells. ``sentence`` is
+    what to ask for where that is not the task's own sentence.
+    """
 
     name: str
     task: str
     count: int
     pairs: Callable[[], Iterator[Pair]]
+    sentence: str | None = None
 
     def __iter__(self) -> Iterator[Pair]:
         return self.pairs()
@@ -70,16 +76,18 @@ def paired(name: str, task: str, folders: Sequence[tuple[Path, Path]]) -> ImageS
 
     A target is called as its input, or as its input up to the first underscore (SOTS), or
     "no" and its input's name (Rain100L). A larger one is cropped to its middle (SOTS). Raises
-    ValueError for an input without target, and when reading for sizes that do not fit.
+    ValueError for an unknown task or an input without target, and when reading for sizes that do
+    not fit.
     """
-    matched = [
-        (source, target, source.stem if len(folders) == 1 else f"{inputs.parent.name}/{source.stem}")
-        for inputs, targets in folders
-        for source, target in _match(inputs, targets)
-    ]
+    if task not in TASKS:
+        raise ValueError(
+            f"Found the task {task!r} for {name}; expected one of {', '.join(TASKS)}. Name one."
+        )
+    matched = [match for inputs, targets in folders for match in _match(inputs, targets)]
 
     def pairs() -> Iterator[Pair]:
-        for source, target, label in matched:
+        for source, target in matched:
+            scene = "" if len(folders) == 1 else f"{source.parent.parent.name}/"
             before, after = pictures.read(source).pixels, pictures.read(target).pixels
             border = [a - b for a, b in zip(after.shape[:2], before.shape[:2], strict=True)]
             if not all(0 <= b <= _MAX_BORDER for b in border):
@@ -88,7 +96,7 @@ def paired(name: str, task: str, folders: Sequence[tuple[Path, Path]]) -> ImageS
                     f"{after.shape[1]} x {after.shape[0]} in {target}; expected equal sizes. "
                     "Check that they belong together."
                 )
-            yield _cropped(source, label, before, _middle(after, *before.shape[:2]))
+            yield _cropped(source, scene + source.stem, before, middle(after, *before.shape[:2]))
 
     return ImageSet(name, task, len(matched), pairs)
 
@@ -105,12 +113,31 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
     return ImageSet(name or f"{folder.name} {recipe}", task, len(paths), pairs)
 
 
+def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
+    """What training holds out of a folder of photos: a set for each task, and clean pictures with
+    a sentence that asks for nothing."""
+    from .training.dataset import held_out_pairs, load_photos, split_photos
+
+    held = split_photos(load_photos(photos, skip))[1]
+
+    def degraded(task: str) -> Iterator[Pair]:
+        for index, (before, after) in enumerate(held_out_pairs(held, task)):
+            yield Pair(str(index), before, after)
+
+    def clean() -> Iterator[Pair]:
+        return (Pair(p.name, p.clean, p.clean) for p in degraded("noise"))
+
+    count = 2 * len(held)
+    sets = [ImageSet(f"held-out {t}", t, count, partial(degraded, t)) for t in TASKS]
+    return [*sets, ImageSet("held-out clean, none", NO_TASK, count, clean, "add a cat")]
+
+
 def clean_pictures(paths: Sequence[Path], size: int | None = None) -> Iterator[tuple[Path, Pixels]]:
     """Each picture as (H, W, 3) float32, the middle of at most ``size`` pixels each way."""
     for path in paths:
         pixels = pictures.read(path).pixels
         height, width = (n if size is None else min(n, size) for n in pixels.shape[:2])
-        yield path, _middle(pixels, height, width)
+        yield path, middle(pixels, height, width)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -138,7 +165,8 @@ def _match(inputs: Path, targets: Path) -> list[tuple[Path, Path]]:
     return matched
 
 
-def _middle(pixels: Pixels, height: int, width: int) -> Pixels:
+def middle(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The middle of an (H, W, C) picture, a view; of an odd rest, the smaller half lies before."""
     y, x = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[y : y + height, x : x + width]
 
@@ -150,7 +178,7 @@ def _cropped(path: Path, name: str, degraded: Pixels, clean: Pixels) -> Pair:
             f"{path}: found {clean.shape[1]} x {clean.shape[0]} pixels; expected {MULTIPLE} or "
             "more each way. Leave it out."
         )
-    both = (_middle(a, height, width).astype(np.float32) for a in (degraded, clean))
+    both = (middle(a, height, width).astype(np.float32) for a in (degraded, clean))
     return Pair(name, *both)
 
 
