@@ -411,7 +411,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     found = report.Report(options.out, source)
 
-    print(report.SCORE_HEADER if sets else "", end="\n" if sets else "")
+    if sets:
+        print(report.SCORE_HEADER)
     for images in sets:
         rows: list[evaluate.Row] = []
         for row, shown in evaluate.score(restorer, images, limit, lpips):
@@ -436,7 +437,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if row["task"] != row["read_as"]:
             print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     found.save()
-    print(report.tables(report.summarise(found.rows)))
+    if text := report.tables(report.summarise(found.rows)):
+        print(f"\n{text}" if sets else text)
     return 0
 
 
