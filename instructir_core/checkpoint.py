@@ -560,6 +560,12 @@ def check_bge_micro(folder: Path) -> None:
         )
 
 
+def named_path(name: str | os.PathLike[str], folder: Path | None = None) -> Path:
+    """Where the file of "mini", "7d" or a path lies, or will lie."""
+    known = {"mini": MINI, "7d": (folder or default_folder()) / OFFICIAL_NAME}
+    return known.get(str(name), Path(name))
+
+
 def load_named(
     name: str | os.PathLike[str],
     head: str | os.PathLike[str] | None = None,

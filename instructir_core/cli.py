@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from . import bounded, checkpoint
 from . import image as pictures
 from .pipeline import Restorer, best_device
 from .text import Instruction
+
+if TYPE_CHECKING:
+    from .testsets import ImageSet
 
 _FAILURES = (OSError, ValueError)
 
@@ -100,13 +104,30 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="score a model on test sets")
     _model_options(evaluate)
-    evaluate.add_argument("--noise", type=Path, help="clean images, noised at sigma 15, 25, 50")
+    evaluate.add_argument("--suite", type=Path, metavar="FOLDER", help="every standard set in it")
     evaluate.add_argument(
         "--pairs", nargs=3, action="append", default=[], metavar=("TASK", "INPUTS", "TARGETS")
     )
+    evaluate.add_argument(
+        "--clean", nargs="+", action="append", default=[], metavar=("FOLDER", "RECIPE"),
+        help="clean pictures to degrade: noise25, sr4, a task's name, or several in a chain as "
+        "noise25+lol",
+    )  # fmt: skip
     evaluate.add_argument("--held-out", type=Path, help="the photos of training: its held-out part")
     evaluate.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="as in training")
-    evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, sentence")
+    evaluate.add_argument(
+        "--identity", type=Path, metavar="FOLDER",
+        help="clean pictures: is what needs no change left alone?",
+    )  # fmt: skip
+    evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
+    evaluate.add_argument(
+        "--phrasings", type=int, default=0, metavar="N",
+        help="restore each picture under N sentences of --sentences or the corpus, too",
+    )  # fmt: skip
+    evaluate.add_argument("--lpips", action="store_true", help="LPIPS too; needs pip install lpips")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
+    evaluate.add_argument("--size", type=int, metavar="PIXELS", help="cut clean pictures to this")
+    evaluate.add_argument("--out", type=Path, help="folder for results.csv, results.json, sheets")
     evaluate.set_defaults(run=_evaluate)
     return parser
 
@@ -380,45 +401,89 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from . import evaluate
+    from . import evaluate, metrics, report, testsets
 
+    limit, size, phrasings = options.limit, options.size, options.phrasings
+    for name, value, least in (("limit", limit, 1), ("size", size, 1), ("phrasings", phrasings, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}; expected {least} or more.")
+    # Everything that can be wrong is looked at before anything that takes long.
+    sets, chains = _test_sets(options)
+    unchanged = testsets.files(options.identity) if options.identity else []
+    given = evaluate.read_test_sentences(options.sentences) if options.sentences else []
+    if not (sets or chains or unchanged or given):
+        raise ValueError(
+            "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
+            "--identity or --sentences. See: instructir evaluate --help"
+        )
+    sentences = given
+    if not given and (phrasings or unchanged):
+        from .training.instructions import load_corpus
+
+        sentences = [evaluate.Sentence(s.task, s.speaker, s.text) for s in load_corpus()]
     restorer = _load(options)
-    print(f"{'set':<24}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}")
+    lpips = metrics.lpips(restorer.device) if options.lpips else None
+    source = report.provenance(
+        restorer, checkpoint.named_path(options.model), limit=limit, size=size, phrasings=phrasings
+    )
+    found = report.Report(options.out, source)
 
-    def row(label: str, scores: tuple[float, float, int]) -> None:
-        before, after, count = scores
-        if before == float("inf"):  # identity: there is no error to gain on
-            print(f"{label:<24}{count:>7}{'':>9}{after:>10.2f}", flush=True)
-            return
-        gain = after - before
-        print(f"{label:<24}{count:>7}{before:>9.2f}{after:>10.2f}{gain:>+8.2f}", flush=True)
-
-    if options.noise:
-        for sigma in (15, 25, 50):
-            pairs = evaluate.noisy_set(options.noise, sigma)
-            label = f"{options.noise.name} sigma {sigma}"
-            row(label, evaluate.score(restorer, pairs, evaluate.PROMPTS["noise"], label))
-    for task, inputs, targets in options.pairs:
-        if task not in evaluate.PROMPTS:
-            raise ValueError(f"--pairs {task}: expected one of {', '.join(evaluate.PROMPTS)}.")
-        pairs = evaluate.paired_set(Path(inputs), Path(targets))
-        label = f"{Path(inputs).parent.name} {task}"
-        row(label, evaluate.score(restorer, pairs, evaluate.PROMPTS[task], label))
-    if options.held_out:
-        from .training.dataset import held_out_pairs, load_photos, split_photos
-        from .training.degradations import TASKS
-
-        held = split_photos(load_photos(options.held_out, options.skip))[1]
-        for task in TASKS:
-            pairs = held_out_pairs(held, task)
-            row(f"held-out {task}", evaluate.score(restorer, pairs, evaluate.PROMPTS[task], task))
-        pairs = ((clean, clean) for _, clean in held_out_pairs(held, "noise"))
-        row("held-out clean, none", evaluate.score(restorer, pairs, "add a cat", "none"))
-    if options.sentences:
-        sentences = evaluate.read_sentences(options.sentences)
-        wrong = evaluate.misread(restorer, sentences)
-        for task, found, text in wrong:
-            print(f"  read {found} instead of {task}: {text}")
-        share = 1 - len(wrong) / len(sentences)
-        print(f"sentences read right: {share:.1%} of {len(sentences)}")
+    if sets:
+        print(report.SCORE_HEADER)
+    for images in sets:
+        rows: list[evaluate.Row] = []
+        for row, shown in evaluate.score(restorer, images, limit, lpips):
+            found.show(images.name, shown, len(rows), min(images.count, limit or images.count))
+            rows.append(row)
+        found.add(rows)
+        print(report.score_line(report.summarise_scores(rows)), flush=True)
+        if phrasings and images.sentence is None:
+            found.add(evaluate.wording(restorer, images, sentences, phrasings, limit))
+        found.save()
+    for paths, composition in chains:
+        links = evaluate.chain(restorer, paths, composition, size, limit)
+        for index, (steps, shown) in enumerate(links):
+            found.show(composition, shown, index, min(len(paths), limit or len(paths)))
+            found.add(steps)
+        found.save()
+    if unchanged:
+        count = phrasings or evaluate.IDENTITY_SENTENCES
+        found.add(evaluate.identity(restorer, unchanged, sentences, count, size, limit))
+    for row in evaluate.read_all(restorer, given):
+        found.add([row])
+        if row["task"] != row["read_as"]:
+            print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
+    found.save()
+    if text := report.tables(report.summarise(found.rows)):
+        print(f"\n{text}" if sets else text)
     return 0
+
+
+def _test_sets(
+    options: argparse.Namespace,
+) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
+    """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
+    from . import testsets
+
+    sets: list[ImageSet] = []
+    chains = []
+    if options.suite:
+        sets, notes = testsets.find_suite(options.suite)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    for task, inputs, targets in options.pairs:
+        folders = [(Path(inputs), Path(targets))]
+        sets.append(testsets.paired(f"{Path(inputs).parent.name} {task}", task, folders))
+    for folder, *recipes in options.clean:
+        if not recipes:
+            raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
+        for recipe in recipes:
+            if "+" in recipe:
+                for part in recipe.split("+"):
+                    testsets.parse_recipe(part)
+                chains.append((testsets.files(Path(folder)), recipe))
+            else:
+                sets.append(testsets.synthetic(Path(folder), recipe, size=options.size))
+    if options.held_out:
+        sets += testsets.held_out(options.held_out, options.skip)
+    return sets, chains

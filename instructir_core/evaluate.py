@@ -1,21 +1,31 @@
-"""Scores: PSNR, the published noise recipe, paired folders, held-out draws, sentence reading."""
+"""What a model is worth: scores on test sets, and how it takes wording, nonsense and chains.
+
+Each experiment reads its pictures one at a time and yields one flat row of results for each
+measurement; `report` makes tables and files of them. The same files and model give the same rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from . import image as pictures
+from . import bounded
+from .metrics import Pixels, measure, psnr, to_8bit
 from .pipeline import Restorer
-from .text import Instruction
+from .testsets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
+from .text import NO_TASK, TASKS, Instruction
 
-Pixels = npt.NDArray[Any]
+Row = dict[str, Any]
+Pictures = list[tuple[str, Pixels]]
+"""Captions and (H, W, 3) pictures to look at beside a row."""
 
 PROMPTS = {
     "noise": "remove the noise from this photo",
@@ -27,22 +37,16 @@ PROMPTS = {
     "en": "improve the colours of this photo",
 }
 """The sentence used for each task wherever a score needs one."""
+IDENTITY_SENTENCES = 3
+"""Sentences of each kind that `identity` takes unless told otherwise."""
 
 
-def psnr(result: Pixels, target: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels of [0, 1] arrays."""
-    if result.shape != target.shape:
-        raise ValueError(f"found shapes {result.shape} and {target.shape}; expected equal ones.")
-    error = float(np.mean((result.astype(np.float64) - target.astype(np.float64)) ** 2))
-    return float("inf") if error == 0 else -10.0 * float(np.log10(error))
+class Sentence(NamedTuple):
+    """A test sentence; ``task`` is what it asks for, several joined by commas."""
 
-
-def files(folder: Path) -> list[Path]:
-    """The pictures of a folder in order of name; ValueError when there is none."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in pictures.READABLE)
-    if not found:
-        raise ValueError(f"{folder}: found no pictures; expected a test set. Check the path.")
-    return found
+    task: str
+    speaker: str
+    text: str
 
 
 @torch.inference_mode()
@@ -51,66 +55,220 @@ def network_output(restorer: Restorer, pixels: Pixels, instruction: Instruction)
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
     embedding = instruction.embedding.to(restorer.device, restorer.dtype)
-    restored = restorer.network(image.contiguous(memory_format=torch.channels_last), embedding)
+    restored = bounded.run(restorer.network, image, embedding)
     return restored[0].permute(1, 2, 0).float().cpu().numpy()
 
 
-def noisy_set(folder: Path, sigma: float) -> Iterator[tuple[Pixels, Pixels]]:
-    """Noisy and clean images of the CBSD68 protocol: seed 0 for each whole image, rounded to
-    8 bits, then both centre-cropped to multiples of 16."""
-    for path in files(folder):
-        clean = np.rint(pictures.read(path).pixels * 255.0)
-        noise = np.random.RandomState(0).normal(0, sigma, clean.shape)
-        noisy = np.rint(np.clip(clean + noise, 0, 255))
-        height, width = (n - n % 16 for n in clean.shape[:2])
-        y, x = (clean.shape[0] - height) // 2, (clean.shape[1] - width) // 2
-        window = slice(y, y + height), slice(x, x + width)
-        yield noisy[window] / 255.0, clean[window] / 255.0
-
-
-def paired_set(inputs: Path, targets: Path) -> Iterator[tuple[Pixels, Pixels]]:
-    """Input and target of the same name, or of the name up to the first underscore (SOTS)."""
-    known = {p.stem: p for p in files(targets)}
-    for path in files(inputs):
-        target = known.get(path.stem) or known.get(path.stem.split("_")[0])
-        if target is None:
-            raise ValueError(
-                f"{path}: found no target of this name in {targets}; expected one. Check the set."
-            )
-        before, after = pictures.read(path).pixels, pictures.read(target).pixels
-        if before.shape != after.shape:  # SOTS targets carry a border that the inputs lack
-            y, x = ((a - b) // 2 for a, b in zip(after.shape[:2], before.shape[:2], strict=True))
-            after = after[y : y + before.shape[0], x : x + before.shape[1]]
-        yield before, after
+# --- scores ------------------------------------------------------------------------------------
 
 
 def score(
-    restorer: Restorer, pairs: Iterator[tuple[Pixels, Pixels]], sentence: str, label: str
-) -> tuple[float, float, int]:
-    """Mean PSNR in dB of the inputs and of the restored images, and how many they were."""
-    instruction = restorer.encode(sentence)
-    before, after = [], []
-    for degraded, clean in tqdm(pairs, desc=label, leave=False):
-        before.append(psnr(degraded, clean))
-        after.append(psnr(network_output(restorer, degraded, instruction), clean))
-    return float(np.mean(before)), float(np.mean(after)), len(before)
+    restorer: Restorer,
+    images: ImageSet,
+    limit: int | None = None,
+    lpips: Callable[[Pixels, Pixels], float] | None = None,
+) -> Iterator[tuple[Row, Pictures]]:
+    """Every score of each input and of its restoration, and the pictures to look at.
+
+    The sentence is the set's own or the task's in `PROMPTS`; ``limit`` takes only the first
+    pictures, ``lpips`` is `metrics.lpips`.
+    """
+    instruction = restorer.encode(images.sentence or PROMPTS[images.task])
+    for pair in _progress(images, images.name, images.count, limit):
+        result = network_output(restorer, pair.degraded, instruction)
+        row = _row("score", images.name, images.task, pair.name, instruction)
+        row["height"], row["width"] = pair.clean.shape[:2]
+        for label, picture in (("input", pair.degraded), ("restored", result)):
+            scores = measure(picture, pair.clean)
+            if lpips is not None:
+                scores["lpips"] = lpips(picture, pair.clean)
+            row |= {f"{label}_{name}": value for name, value in scores.items()}
+        captions = [f"{label} {row[f'{label}_psnr_float']:.2f} dB" for label in _STAGES]
+        yield row, [*zip(captions, (pair.degraded, result), strict=True), ("target", pair.clean)]
+
+
+_STAGES = ("input", "restored")
+
+
+def wording(
+    restorer: Restorer,
+    images: ImageSet,
+    sentences: Sequence[Sentence],
+    count: int = 10,
+    limit: int | None = None,
+) -> Iterator[Row]:
+    """The PSNR of each picture under ``count`` phrasings of its task, drawn for it alone."""
+    for pair in _progress(images, f"{images.name}, {count} phrasings", images.count, limit):
+        for text in phrasings(sentences, images.task, count, f"{images.name}/{pair.name}"):
+            instruction = restorer.encode(text)
+            result = network_output(restorer, pair.degraded, instruction)
+            row = _row("wording", images.name, images.task, pair.name, instruction)
+            yield row | _both_psnr(result, pair.clean)
+
+
+def phrasings(sentences: Sequence[Sentence], task: str, count: int, seed: str) -> list[str]:
+    """``count`` distinct sentences of one task, the same for the same seed."""
+    known = sorted({s.text for s in sentences if s.task == task})
+    if len(known) < count:
+        raise ValueError(
+            f"Found {len(known)} sentences for {task!r}; expected {count} or more. Give a file "
+            "with more of them, or ask for fewer."
+        )
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    return [known[i] for i in rng.choice(len(known), count, replace=False)]
+
+
+# --- what should change nothing, and what takes several steps ----------------------------------
+
+
+def identity(
+    restorer: Restorer,
+    paths: Sequence[Path],
+    sentences: Sequence[Sentence],
+    count: int = IDENTITY_SENTENCES,
+    size: int | None = None,
+    limit: int | None = None,
+) -> Iterator[Row]:
+    """PSNR of the result to the *input* where nothing should change.
+
+    That is: clean pictures, and each task's degradation of them, under ``count`` sentences of
+    `NO_TASK`; and clean pictures under ``count`` sentences of each task. ``size`` cuts the
+    pictures to their middle.
+    """
+    recipes = {task: parse_recipe(task)[1] for task in TASKS}
+    pictures = clean_pictures(paths, size)
+    for path, clean in _progress(pictures, "identity", len(paths), limit):
+        for task in (NO_TASK, *TASKS):
+            given = {"clean": clean}
+            if task == NO_TASK:
+                given |= {f"{t} degraded": d(clean, path.stem) for t, d in recipes.items()}
+            for text in phrasings(sentences, task, count, path.stem):
+                instruction = restorer.encode(text)
+                for state, pixels in given.items():
+                    result = network_output(restorer, pixels, instruction)
+                    row = _row("identity", f"{state}, asked {task}", task, path.stem, instruction)
+                    yield row | _both_psnr(result, np.asarray(pixels, np.float32))
+
+
+def chain(
+    restorer: Restorer,
+    paths: Sequence[Path],
+    composition: str,
+    size: int | None = None,
+    limit: int | None = None,
+) -> Iterator[tuple[list[Row], Pictures]]:
+    """Degrade by "first+second" recipes, then undo them from the last to the first.
+
+    One row for the input and one after each instruction: its PSNR to the clean picture. Between
+    the links the picture is clamped, as `Restorer.restore` does.
+    """
+    steps = [parse_recipe(part) for part in composition.split("+")]
+    links = [restorer.encode(PROMPTS[task]) for task, _ in reversed(steps)]
+    for path, whole in _progress(clean_pictures(paths, size), composition, len(paths), limit):
+        clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
+        picture = clean
+        for _, degrade in steps:
+            picture = np.asarray(degrade(picture, path.stem), np.float32)
+        row = {"test": "chain", "set": composition, "image": path.stem, "link": 0}
+        rows, shown = [row | _both_psnr(picture, clean)], [("input", picture)]
+        for number, instruction in enumerate(links, start=1):
+            result = network_output(restorer, picture, instruction)
+            row = _row("chain", composition, instruction.task, path.stem, instruction)
+            row |= {"task": steps[-number][0], "link": number}
+            rows.append(row | _both_psnr(result, clean))
+            picture = np.clip(result, 0.0, 1.0)
+            shown.append((row["task"], picture))
+        captions = [
+            f"{label} {row['psnr_float']:.2f} dB"
+            for (label, _), row in zip(shown, rows, strict=True)
+        ]
+        yield rows, [*zip(captions, (p for _, p in shown), strict=True), ("target", clean)]
+
+
+# --- sentences ---------------------------------------------------------------------------------
+
+
+def read_test_sentences(path: Path) -> list[Sentence]:
+    """The sentences of a tab-separated file: task, speaker (may be left out), sentence.
+
+    Lines that are empty or start with # are left out. Raises ValueError naming a bad line.
+    """
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ValueError(
+            f"{path}: could not be read ({exc}); expected a UTF-8 text file of sentences. Check "
+            "the path."
+        ) from exc
+    sentences = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split("\t")
+        if len(fields) not in (2, 3) or not all(fields):
+            raise ValueError(
+                f"{path}, line {number}: found {line[:60]!r}; expected a task, a speaker and a "
+                "sentence, with tabs between. Correct the line."
+            )
+        sentences.append(Sentence(fields[0], fields[1] if len(fields) == 3 else "", fields[-1]))
+    if not sentences:
+        raise ValueError(f"{path}: found no sentences; expected one a line. Check the file.")
+    return sentences
 
 
 def read_sentences(path: Path) -> list[tuple[str, str]]:
     """(task or tasks joined by commas, sentence) of each line of a tab-separated file."""
-    rows = []
-    for line in path.read_text("utf-8").splitlines():
-        if line and not line.startswith("#"):
-            task, *_, sentence = line.split("\t")
-            rows.append((task, sentence))
-    return rows
+    return [(s.task, s.text) for s in read_test_sentences(path)]
 
 
 def misread(restorer: Restorer, sentences: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
     """The sentences whose task is read wrongly, as (task, task read, sentence)."""
-    wrong = []
-    for task, sentence in sentences:
-        found = restorer.encode(sentence).task
-        if found != task:
-            wrong.append((task, found, sentence))
-    return wrong
+    read = [(task, restorer.encode(text).task, text) for task, text in sentences]
+    return [row for row in read if row[0] != row[1]]
+
+
+def read_all(restorer: Restorer, sentences: Sequence[Sentence]) -> Iterator[Row]:
+    """One row for each sentence: what it asks for, who speaks, and the task that is read."""
+    for sentence in sentences:
+        if sentence.task not in (*TASKS, NO_TASK):
+            raise ValueError(
+                f"Found the task {sentence.task!r} for {sentence.text!r}; expected one of "
+                f"{', '.join((*TASKS, NO_TASK))}. Correct the file."
+            )
+        row = _row("sentences", "", sentence.task, "", restorer.encode(sentence.text))
+        yield row | {"speaker": sentence.speaker}
+
+
+def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
+    classes = [*TASKS, NO_TASK]
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row in rows:
+        counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
+    return classes, counts
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def _row(test: str, name: str, task: str, image: str, instruction: Instruction) -> Row:
+    return {
+        "test": test,
+        "set": name,
+        "task": task,
+        "image": image,
+        "sentence": instruction.text,
+        "read_as": instruction.task,
+    }
+
+
+def _both_psnr(result: Pixels, target: Pixels) -> Row:
+    return {
+        "psnr_float": psnr(result, target),
+        "psnr_8bit": psnr(to_8bit(result), to_8bit(target), 255),
+    }
+
+
+def _progress(items: Any, label: str, count: int, limit: int | None) -> Iterator[Any]:
+    total = count if limit is None else min(count, limit)
+    yield from tqdm(islice(items, limit), desc=label, total=total, leave=False)
