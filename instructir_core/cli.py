@@ -20,7 +20,7 @@ from tqdm import tqdm
 from . import bounded, checkpoint
 from . import image as pictures
 from .pipeline import Restorer, best_device
-from .text import Instruction
+from .text import NO_TASK, TASKS, Instruction
 
 if TYPE_CHECKING:
     from .testsets import ImageSet
@@ -421,6 +421,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         from .training.instructions import load_corpus
 
         sentences = [evaluate.Sentence(s.task, s.speaker, s.text) for s in load_corpus()]
+    count = phrasings or (evaluate.IDENTITY_SENTENCES if unchanged else 0)
+    asked = {images.task for images in sets if phrasings and images.sentence is None}
+    for task in (*TASKS, NO_TASK) if unchanged else asked:
+        evaluate.phrasings(sentences, task, count, task)
     restorer = _load(options)
     lpips = metrics.lpips(restorer.device) if options.lpips else None
     source = report.provenance(
@@ -428,6 +432,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     found = report.Report(options.out, source)
 
+    for row in evaluate.read_all(restorer, given):
+        found.add([row])
+        if row["task"] != row["read_as"]:
+            print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     if sets:
         print(report.SCORE_HEADER)
     for images in sets:
@@ -443,16 +451,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     for paths, composition in chains:
         links = evaluate.chain(restorer, paths, composition, size, limit)
         for index, (steps, shown) in enumerate(links):
-            found.show(composition, shown, index, min(len(paths), limit or len(paths)))
+            found.show(steps[0]["set"], shown, index, min(len(paths), limit or len(paths)))
             found.add(steps)
         found.save()
     if unchanged:
-        count = phrasings or evaluate.IDENTITY_SENTENCES
         found.add(evaluate.identity(restorer, unchanged, sentences, count, size, limit))
-    for row in evaluate.read_all(restorer, given):
-        found.add([row])
-        if row["task"] != row["read_as"]:
-            print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     found.save()
     if text := report.tables(report.summarise(found.rows)):
         print(f"\n{text}" if sets else text)
@@ -486,4 +489,10 @@ def _test_sets(
                 sets.append(testsets.synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
         sets += testsets.held_out(options.held_out, options.skip)
+    names = [s.name for s in sets] + [f"{paths[0].parent.name} {text}" for paths, text in chains]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"Found two sets called {', '.join(twice)}; expected different names, which tell them "
+            "apart in the results. Rename a folder, or evaluate one at a time."
+        )
     return sets, chains

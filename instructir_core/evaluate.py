@@ -162,22 +162,22 @@ def chain(
     One row for the input and one after each instruction: its PSNR to the clean picture. Between
     the links the picture is clamped, as `Restorer.restore` does.
     """
+    name = f"{paths[0].parent.name} {composition}"
     steps = [parse_recipe(part) for part in composition.split("+")]
-    links = [restorer.encode(PROMPTS[task]) for task, _ in reversed(steps)]
-    for path, whole in _progress(clean_pictures(paths, size), composition, len(paths), limit):
+    links = [(task, restorer.encode(PROMPTS[task])) for task, _ in reversed(steps)]
+    for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
         clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
         picture = clean
         for _, degrade in steps:
             picture = np.asarray(degrade(picture, path.stem), np.float32)
-        row = {"test": "chain", "set": composition, "image": path.stem, "link": 0}
-        rows, shown = [row | _both_psnr(picture, clean)], [("input", picture)]
-        for number, instruction in enumerate(links, start=1):
+        first = {"test": "chain", "set": name, "image": path.stem, "link": 0}
+        rows, shown = [first | _both_psnr(picture, clean)], [("input", picture)]
+        for number, (task, instruction) in enumerate(links, start=1):
             result = network_output(restorer, picture, instruction)
-            row = _row("chain", composition, instruction.task, path.stem, instruction)
-            row |= {"task": steps[-number][0], "link": number}
+            row = _row("chain", name, task, path.stem, instruction) | {"link": number}
             rows.append(row | _both_psnr(result, clean))
             picture = np.clip(result, 0.0, 1.0)
-            shown.append((row["task"], picture))
+            shown.append((task, picture))
         captions = [
             f"{label} {row['psnr_float']:.2f} dB"
             for (label, _), row in zip(shown, rows, strict=True)

@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,15 @@ class Report:
         self.folder, self.provenance = folder, dict(provenance)
         self.rows: list[Row] = []
         self.sheets: dict[str, list[Pictures]] = {}
-        self.save()
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as exc:
+                raise OSError(
+                    f"{folder}: could not be written to ({exc.strerror or exc}); expected a folder "
+                    "for the results. Choose another."
+                ) from exc
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows."""

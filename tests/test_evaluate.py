@@ -195,6 +195,7 @@ def test_gap_to_the_paper() -> None:
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = report.Report(tmp_path / "out", {"model": "tiny"})
+    assert not list((tmp_path / "out").iterdir())  # results of an earlier run stay until the first
     found.add([{**score_row("mine", 30.0, 0.8), "input_psnr_float": float("inf")}])
     found.save()
     content = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
@@ -263,7 +264,7 @@ def test_everything_with_one_command(
     assert {r["test"] for r in rows} == {"score", "wording", "identity", "chain", "sentences"}
     assert {p.name for p in out.glob("*.png")} == {
         *(f"sheet-cbsd68-sigma-{s}.png" for s in (15, 25, 50)),
-        "sheet-rain12.png", "sheet-cbsd68-sr2.png", "sheet-rain-noise25.png",
+        "sheet-rain12.png", "sheet-cbsd68-sr2.png", "sheet-cbsd68-rain-noise25.png",
     }  # fmt: skip
     first = (out / "results.csv").read_bytes()
     assert run(weights, *arguments) == 0
@@ -288,16 +289,24 @@ def test_held_out(weights: Path, photos: Path, capsys: pytest.CaptureFixture[str
         ((), "nothing to evaluate"),
         (("--suite", "nowhere"), "nowhere: found no such folder"),
         (("--clean", "here"), "found no recipe"),
-        (("--clean", "here", "noise25+fog"), "'fog'"),
+        (("--clean", "{photos}", "noise25+fog"), "'fog'"),
         (("--pairs", "fog", "a", "b"), "'fog'"),
         (("--identity", "nowhere"), "nowhere: found no such folder"),
         (("--sentences", "nowhere.tsv"), "nowhere.tsv"),
-        (("--clean", "here", "noise25", "--limit", 0), "--limit is 0; expected 1"),
+        (("--clean", "{photos}", "noise25", "--limit", 0), "--limit is 0; expected 1"),
+        (("--clean", "{photos}", "sr2", "noise5", "sr2"), "two sets called CBSD68 sr2"),
+        (("--identity", "{photos}", "--phrasings", 9999), "sentences for 'noise'; expected 9999"),
+        (("--clean", "{photos}", "rain", "--phrasings", 9999), "sentences for 'rain'"),
     ],
 )
 def test_what_is_wrong_is_said_before_loading(
-    tmp_path: Path, arguments: tuple[object, ...], said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    photos: Path,
+    arguments: tuple[object, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    arguments = tuple(str(a).replace("{photos}", str(photos)) for a in arguments)
     assert run(tmp_path / "no-such.safetensors", *arguments) == 1
     assert said in capsys.readouterr().err
 
@@ -308,4 +317,4 @@ def test_out_that_cannot_be_written_is_said_first(
     (tmp_path / "file").write_text("x")
     assert run(weights, "--clean", photos, "noise25", "--out", tmp_path / "file" / "out") == 1
     captured = capsys.readouterr()
-    assert "could not be written" in captured.err and "CBSD68" not in captured.out
+    assert "could not be written to" in captured.err and "CBSD68" not in captured.out
