@@ -290,7 +290,8 @@ def _vary_chinese(text: str, rng: np.random.Generator) -> str:
             characters[i] = _SLIPS_ZH[characters[i]]
     if len(characters) > 6 and rng.random() < 0.1:
         del characters[int(rng.integers(len(characters)))]
-    return opening + "".join(characters) + closing
+    text = "".join(characters)
+    return opening + (text.rstrip("。！？，") if closing else text) + closing
 
 
 _LINKS = (" and ", ", then ", " and also ", ", ", "; ", " and then ", " & ", " plus ")
