@@ -1,4 +1,4 @@
-"""The command line: ``restore``, ``models``, ``corpus``, ``train`` and ``evaluate``."""
+"""The command line: restoring, models, and all that training and scoring need."""
 
 from __future__ import annotations
 
@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     train.add_argument("--device")
     train.set_defaults(run=_train)
+
+    datasets = commands.add_parser("datasets", help="check the published training sets")
+    datasets.add_argument("root", type=Path, help="folder that holds their folders")
+    datasets.set_defaults(run=_datasets)
 
     evaluate = commands.add_parser("evaluate", help="score a model on test sets")
     _model_options(evaluate)
@@ -397,6 +401,18 @@ def _train(options: argparse.Namespace) -> int:
         options.photos, options.out, config, options.skip, options.teacher, excluded, options.device
     )
     print(f"{path}\nShip it with: instructir models convert --half {path} NAME.safetensors")
+    return 0
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    from .training.datasets import DATASETS, find_datasets
+
+    found = find_datasets(options.root)
+    for collection in found.values():
+        print(collection.report)
+    for name, dataset in DATASETS.items():
+        if name not in found:
+            print(f"{name} ({dataset.task}): not found. {dataset.source}; {dataset.licence}")
     return 0
 
 
