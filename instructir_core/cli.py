@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import logging
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from . import bounded, checkpoint
 from . import image as pictures
+from .batch import Manifest, Share, plan_files
 from .pipeline import Restorer, best_device
 from .text import NO_TASK, TASKS, Instruction
 
@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(restore)
     restore.add_argument("--strength", type=float, default=1.0, help="0 keeps, 1 restores")
     restore.add_argument("--tile-size", type=int, help="work in tiles of this many pixels")
+    restore.add_argument("--recursive", action="store_true", help="take and keep sub-folders too")
+    restore.add_argument("--resume", action="store_true", help="skip what an earlier run finished")
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.set_defaults(run=_restore)
 
@@ -159,21 +161,37 @@ def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     if not 0.0 <= options.strength <= 1.0:
         raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
-    jobs, failed = plan_files(options.inputs, options.output)
+    share = Share.of_environment()
+    jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
+        if share.processes > 1:
+            raise ValueError(
+                f"--compare: found {share.processes} processes; expected one, which sees every "
+                "picture. Leave it out."
+            )
         _check_sheet(options.compare, [source for source, _ in jobs])
+    options.device = share.device(options.device)
     restorer = _load(options)
+    manifest = None
+    if options.recursive or options.resume or share.processes > 1:
+        manifest = _manifest(options, share)
     instructions = [restorer.encode(text) for text in options.instruction]
     for instruction in instructions:
         print(instruction)
         if instruction.advice:
             print(f"  {instruction.advice}")
+    jobs = [*share.take(jobs)]
+    planned = len(jobs)
+    if manifest is not None and options.resume:
+        jobs = [job for job in jobs if not manifest.is_finished(*job)]
     rows = []
     for source, target in tqdm(jobs, unit="picture", disable=len(jobs) < 2):
+        begun = time.perf_counter()
+        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            begun = time.perf_counter()
             before, after = restore_file(restorer, source, target, instructions, options)
             height, width = after.pixels.shape[:2]
+            details |= {"status": "ok", "width": width, "height": height}
             tqdm.write(
                 f"{source.name} -> {target}: {width} x {height}, "
                 f"{time.perf_counter() - begun:.1f} s on {restorer.device}"
@@ -182,71 +200,42 @@ def _restore(options: argparse.Namespace) -> int:
                 rows.append((_thumbnail(before), _thumbnail(after)))
         except (*_FAILURES, torch.OutOfMemoryError) as exc:
             tqdm.write(f"error: {exc}", file=sys.stderr)
+            details |= {"status": "error", "message": str(exc)}
             failed += 1
+        if manifest is not None:
+            details["seconds"] = round(time.perf_counter() - begun, 3)
+            manifest.add(source, target, **details)
     if options.compare is not None and rows:
         _write_sheet(options.compare, rows, [i.text for i in instructions])
         print(f"before/after sheet: {options.compare}")
-    print(f"{len(jobs)} pictures, {failed} failed, {time.perf_counter() - started:.1f} s in all")
-    return 1 if failed else 0
+    finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
+    part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
+    print(
+        f"{planned} pictures{finished}, {failed} failed, "
+        f"{time.perf_counter() - started:.1f} s in all{part}"
+    )
+    # Launchers stop every process as soon as one fails, which one bad picture is no reason for:
+    # there the manifest and the lines above tell.
+    return 1 if failed and share.processes == 1 else 0
 
 
-def plan_files(inputs: Sequence[str], output: Path) -> tuple[list[tuple[Path, Path]], int]:
-    """(source, target) of every picture, and how many inputs were refused (said on stderr).
-
-    Raises ValueError when nothing is left, or two sources would write the same target.
-    """
-    sources: list[Path] = []
-    refused = 0
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.READABLE)
-        elif path.exists():
-            found = [path]
-        else:
-            matches = sorted(Path(p) for p in glob.glob(given, recursive=True))
-            found = [p for p in matches if p.suffix.lower() in pictures.READABLE]
-        if not found:
-            print(
-                f"error: {given}: found no pictures there; expected a file, a folder or a glob "
-                f"of {', '.join(sorted(pictures.READABLE))}. Check the path.", file=sys.stderr,
-            )  # fmt: skip
-            refused += 1
-        sources += [p for p in found if p not in sources]
-    if not sources:
-        raise ValueError("Found no picture to restore. Check the inputs.")
-    to_file = output.suffix.lower() in pictures.FORMATS and not output.is_dir()
-    if output.suffix and not to_file and not output.is_dir() and len(sources) == 1:
+def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
+    if options.output.suffix.lower() in pictures.FORMATS and not options.output.is_dir():
         raise ValueError(
-            f"{output}: found the suffix {output.suffix!r}; expected one of "
-            f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
+            f"{options.output}: found one file; expected a folder for the pictures and their "
+            "manifest. Leave the suffix out."
         )
-    if to_file and len(sources) > 1:
-        raise ValueError(
-            f"{output}: found one file for {len(sources)} pictures; expected a folder. Leave the "
-            "suffix out."
-        )
-    jobs: list[tuple[Path, Path]] = []
-    owners: dict[Path, Path] = {}
-    originals = {p.resolve() for p in sources}
-    for source in sources:
-        target = output if to_file else output / source.name
-        resolved = target.resolve()
-        if resolved in originals:
-            print(
-                f"error: {source}: the result would overwrite an input; expected another place. "
-                "Choose another output.", file=sys.stderr,
-            )  # fmt: skip
-            refused += 1
-            continue
-        if resolved in owners:
-            raise ValueError(
-                f"{target}: found two inputs of this name, {owners[resolved]} and {source}; "
-                "expected one. Restore them into different folders."
-            )
-        owners[resolved] = source
-        jobs.append((source, target))
-    return jobs, refused
+    named = {"mini": checkpoint.MINI, "7d": checkpoint.default_folder() / checkpoint.OFFICIAL_NAME}
+    weights = named[options.model] if options.model in named else Path(options.model)
+    settings = {
+        "instructions": options.instruction,
+        "weights_sha256": checkpoint.sha256(weights),
+        "head_sha256": checkpoint.sha256(options.head) if options.head else None,
+        "text_encoder": str(options.text_encoder.absolute()) if options.text_encoder else None,
+        "strength": options.strength,
+        "tile_size": options.tile_size,
+    }
+    return Manifest(options.output, settings, share)
 
 
 def restore_file(

@@ -1,0 +1,238 @@
+"""Trees of pictures: shares of real processes, killed and resumed runs, and the manifest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instructir_core import checkpoint
+from instructir_core.batch import Manifest, Share, plan_files, read_lines
+from instructir_core.cli import main
+
+ROOT = Path(__file__).parent.parent
+NAMES = ["a.png", "b.png", "day/a.png", "day/one/c.png", "day/two/c.png", "é 图.png"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in (*NAMES, ".cache/thumb.png"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(path)
+    (tmp_path / "tree" / "notes.txt").write_text("left alone")
+    return tmp_path / "tree"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def arguments(weights: Path, tree: Path, out: Path, *more: object) -> list[str]:
+    given = ["restore", tree, "-o", out, "--model", weights, "--device", "cpu", "--recursive"]
+    return [*map(str, given), "-i", "derain", *map(str, more)]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [line for path in sorted(out.glob("*.jsonl")) for line in read_lines(path)]
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.png")}
+
+
+def start(code: str, given: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, encoding="utf-8", cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def test_tree_and_manifest(weights: Path, tree: Path, tmp_path: Path) -> None:
+    out = tree / "out"  # inside of the input: a second run must not restore its results
+    for _ in range(2):
+        assert main(arguments(weights, tree, out)) == 0
+        assert sorted(results(out)) == sorted(NAMES)
+    entries = lines(out)
+    assert Counter(line["target"] for line in entries) == dict.fromkeys(NAMES, 2)
+    line = next(line for line in entries if line["target"] == "day/one/c.png")
+    source = tree / "day" / "one" / "c.png"
+    assert line["source"] == str(source) and line["source_bytes"] == source.stat().st_size
+    assert (line["status"], line["width"], line["height"]) == ("ok", 12, 9)
+    assert line["model"] == "tiny" and line["seconds"] >= 0 and line["device"] == "cpu"
+    assert line["settings"]["instructions"] == ["derain"]
+    assert line["settings"]["weights_sha256"] == checkpoint.sha256(weights)
+    # Each picture is what restoring it alone gives.
+    alone = tmp_path / "alone.png"
+    given = ["restore", source, "-i", "derain", "-o", alone, "--model", weights, "--device", "cpu"]
+    assert main([*map(str, given)]) == 0
+    assert alone.read_bytes() == (out / "day" / "one" / "c.png").read_bytes()
+
+
+def test_two_processes_share_one_tree(weights: Path, tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tree / "bad.png").write_bytes(b"no picture")
+    code = "import sys; from instructir_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    processes = [
+        start(code, arguments(weights, tree, out), RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank)
+        for rank in ("0", "1")
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    # Not 1 for the bad picture: launchers would stop the other process.
+    assert [p.returncode for p in processes] == [0, 0], printed
+    assert "4 pictures, 1 failed" in printed[0] and "3 pictures, 0 failed" in printed[1]
+    assert sorted(results(out)) == sorted(NAMES)
+    shares = [{e["target"] for e in read_lines(out / f"manifest-{rank}.jsonl")} for rank in (0, 1)]
+    assert not shares[0] & shares[1] and [len(s) for s in shares] == [4, 3]
+    assert shares[0] | shares[1] == {*NAMES, "bad.png"}
+    assert [e["target"] for e in lines(out) if e["status"] == "error"] == ["bad.png"]
+    assert main(arguments(weights, tree, out, "--resume")) == 1
+    (out / "manifest.jsonl").unlink()
+    # One process alone goes on where the two stopped: only the failure is tried again.
+    before = results(out)
+    (tree / "bad.png").write_bytes((tree / "a.png").read_bytes())
+    assert main(arguments(weights, tree, out, "--resume")) == 0
+    assert [e["target"] for e in read_lines(out / "manifest.jsonl")] == ["bad.png"]
+    assert before.items() <= results(out).items()
+
+
+def test_killed_and_resumed(
+    weights: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    code = """
+import os, sys
+from instructir_core import batch, image
+from instructir_core.cli import main
+write, count = image._replace, 0
+def dying(target, data):
+    global count
+    count += 1
+    if count == 4:
+        (target.parent / ".half.tmp").write_bytes(data[:20])
+        os._exit(9)
+    write(target, data)
+image._replace = dying
+main(sys.argv[1:])
+"""
+    process = start(code, arguments(weights, tree, out))
+    assert (process.communicate(timeout=120), process.returncode)[1] == 9
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert len(done) == len(lines(out)) == 3
+    # As if the third line had been cut off: its picture is restored again, and no line is lost.
+    manifest = out / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-30])
+    assert main(arguments(weights, tree, out, "--resume")) == 0
+    assert "6 pictures, 2 were finished before, 0 failed" in capsys.readouterr().out
+    assert sum(path.stat().st_mtime_ns == changed for path, changed in done.items()) == 2
+    assert {line["target"] for line in lines(out)} == set(NAMES)
+    assert main(arguments(weights, tree, whole)) == 0
+    assert results(out) == results(whole)
+    # Now there is nothing left to do.
+    assert main(arguments(weights, tree, out, "--resume")) == 0
+    assert "6 pictures, 6 were finished before" in capsys.readouterr().out
+
+
+def test_what_makes_a_picture_unfinished(
+    weights: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def finished(*more: object) -> int:
+        capsys.readouterr()
+        assert main(arguments(weights, tree, out, "--resume", *more)) == 0
+        words = capsys.readouterr().out.rpartition("6 pictures, ")[2].split()
+        return int(words[0]) if "finished" in words else 0
+
+    assert [finished(), finished()] == [0, 6]
+    Image.new("RGB", (5, 5)).save(tree / "a.png")  # another source
+    (out / "b.png").unlink()  # no target
+    (out / "day" / "a.png").write_bytes(b"")  # another target
+    assert [finished(), finished()] == [3, 6]
+    assert finished("--strength", "0.5") == 0
+    assert finished("-i", "denoise") == 0
+    # Each run replaced the targets: those of the first settings are there no more.
+    assert finished() == 0
+
+
+def test_recursive_plan(tree: Path, tmp_path: Path) -> None:
+    jobs, refused = plan_files([str(tree)], tmp_path / "out", recursive=True)
+    assert not refused and [s.relative_to(tree).as_posix() for s, _ in jobs] == sorted(NAMES)
+    assert all(t.relative_to(tmp_path / "out") == s.relative_to(tree) for s, t in jobs)
+    assert len(plan_files([str(tree)], tmp_path / "out")[0]) == 3  # the old way: one level
+    other = tmp_path / "other"
+    (other / "day").mkdir(parents=True)
+    (other / "day" / "a.png").write_bytes(b"another picture")
+    with pytest.raises(ValueError, match="two inputs of this name"):
+        plan_files([str(tree), str(tree / "day" / "one"), str(other)], tmp_path / "out", True)
+    with pytest.raises(ValueError, match="expected a folder"):
+        plan_files([str(tree / "day" / "one")], tmp_path / "x.png", recursive=True)
+
+
+def test_share() -> None:
+    assert Share.of_environment({}) == Share(0, 1, 0)
+    assert Share.of_environment({"LOCAL_RANK": "3"}) == Share(0, 1, 0)
+    third = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert Share.of_environment(third) == Share(5, 8, 1)
+    jobs = [(Path(str(n)), Path("out", str(n))) for n in range(11)]
+    taken = [job for rank in range(4) for job in Share(rank, 4).take(jobs)]
+    assert sorted(taken) == sorted(jobs)
+    alone, beyond, word = {"RANK": "1"}, {"RANK": "2"}, {"RANK": "x"}
+    for wrong in (alone, beyond | {"WORLD_SIZE": "2"}, word | {"WORLD_SIZE": "2"}):
+        with pytest.raises(ValueError, match="Start with torchrun"):
+            Share.of_environment(wrong)
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = Share(5, 8, 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert share.device(None) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert share.device(None) == share.device("cuda") == "cuda:3"
+    assert share.device("cpu") == "cpu" and share.device("cuda:1") == "cuda:1"
+    assert Share().device(None) is None
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert share.device(None) == "cuda:1"
+
+
+def test_errors_say_what_to_do(
+    weights: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    one = ["restore", str(tree / "a.png"), "-i", "derain", "--model", str(weights), "--resume"]
+    assert main([*one, "-o", str(tmp_path / "x.png")]) == 1
+    assert "expected a folder for the pictures and their manifest" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    assert main(arguments(weights, tree, tmp_path / "out")) == 1
+    assert "Found RANK=0 in the environment" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(arguments(weights, tree, tmp_path / "out", "--compare", tmp_path / "s.png")) == 1
+    assert "--compare: found 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "x.png").exists()
+
+
+def test_names_that_are_no_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    source, target = tmp_path / name, tmp_path / "out" / name
+    try:
+        for path in (source, target):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system knows only names in Unicode")
+    Manifest(tmp_path / "out", {}, Share()).add(source, target, status="ok")
+    assert Manifest(tmp_path / "out", {}, Share()).is_finished(source, target)
+    assert not Manifest(tmp_path / "out", {"strength": 1}, Share()).is_finished(source, target)

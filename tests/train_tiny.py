@@ -1,0 +1,28 @@
+"""A training run of a tiny network; a script of its own, so that tests can kill it or double it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tiny_model import TINY
+
+from instructir_core.training.dataset import collect_sources
+from instructir_core.training.trainer import PRESETS, train
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = replace(
+        PRESETS[options.preset], network=TINY, steps=30, stages=((0.0, 32, 8), (0.5, 48, 4)),
+        sentence_steps=3, every=2, precision="no",
+    )  # fmt: skip
+    training, held = collect_sources(list(config.shares), options.photos, options.data)
+    train(training, held, options.out, config, device="cpu", workers=0)
