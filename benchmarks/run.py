@@ -126,6 +126,42 @@ def status(key: str) -> int:
     raise KeyError(key)
 
 
+def job_scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per million pixels of ours with a warm heap: over sizes, then over batches."""
+    import torch
+
+    from instructir_core import Restorer, bounded
+    from instructir_core.model import InstructIR, NetworkConfig
+
+    keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    restorer = Restorer(InstructIR(NetworkConfig(*CONFIGS[options.model])), device=options.device)
+    embedding = torch.nn.functional.normalize(torch.randn(1, 256, device=options.device))
+    sizes = {size: torch.rand(1, 3, size, size, device=options.device) for size in options.sizes}
+    batches = {n: torch.rand(n, 256, 256, 3, device=options.device) for n in (1, 2, 4, 8)}
+    jobs: dict[str, tuple[int, Callable]] = {
+        **{
+            f"{size} px": (size**2, lambda x=x: bounded.run(restorer.network, x, embedding))
+            for size, x in sizes.items()
+        },
+        **{
+            f"256 px, batch {n}": (n * 256**2, lambda x=x: restorer.restore(x, embedding))
+            for n, x in batches.items()
+        },
+    }
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(options.repeats):
+        for name, (pixels, function) in jobs.items():
+            start = time.perf_counter()
+            function()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append((time.perf_counter() - start) / pixels * 1e6)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
 def job_precision(options: argparse.Namespace) -> dict[str, Any]:
     """Largest and mean error, in 8-bit steps, of the bundled model in half precision."""
     import torch
@@ -183,6 +219,7 @@ def main() -> None:
             "memory": job_memory,
             "start": job_start,
             "precision": job_precision,
+            "scaling": job_scaling,
         }
         print(json.dumps(jobs[settings.job](settings)))
         return
@@ -191,6 +228,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["full", "mini"], choices=CONFIGS)
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024])
     parser.add_argument("--memory-sizes", nargs="+", type=int, default=[512, 1024, 2048])
+    parser.add_argument("--scaling-sizes", nargs="+", type=int, default=[256, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
     parser.add_argument("--device", default="cpu")
@@ -219,6 +257,14 @@ def main() -> None:
                     f"{ours:>9.3f}{theirs / ours:>7.2f}{row['error']:>9.1e}", flush=True,
                 )  # fmt: skip
     found["times"] = rows
+    found["scaling"] = {}
+    print("seconds per million pixels, warm heap:")
+    for model in options.models:
+        scaling = separate("scaling", options, model=model, sizes=options.scaling_sizes)
+        found["scaling"][model] = scaling
+        for name, value in scaling.items():
+            said = value if isinstance(value, str) else f"{value:.3f}"
+            print(f"{model:6}{name:>18}  {said}", flush=True)
     found["memory"] = memory = []
     print(f"{'model':6}{'size':>6}{'upstream MiB':>14}{'ours MiB':>10}{'ours B/px':>11}")
     for model in options.models:

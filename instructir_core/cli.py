@@ -20,7 +20,7 @@ from . import bounded, checkpoint
 from . import image as pictures
 from .batch import Manifest, Share, plan_files
 from .pipeline import Restorer, best_device
-from .text import NO_TASK, TASKS, Instruction
+from .text import NO_TASK, TASKS, Instruction, TransformersEncoder
 
 if TYPE_CHECKING:
     from .testsets import ImageSet
@@ -91,22 +91,40 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     corpus.set_defaults(run=_corpus)
 
-    train = commands.add_parser("train", help="train network and sentence reader on clean photos")
-    train.add_argument("photos", type=Path, help="folder of clean photos")
+    train = commands.add_parser(
+        "train", help="train on data sets or clean photos; also under `accelerate launch`"
+    )
     train.add_argument("out", type=Path, help="folder of the run; a run found there is resumed")
-    train.add_argument("--minutes", type=float, default=100.0, help="length of the network's part")
-    train.add_argument("--steps", type=int, help="length in steps instead, which repeats exactly")
-    train.add_argument("--sentence-steps", type=int, default=3000)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--preset", default="mini", help="3d, 5d, 6d, 7d or mini (default)")
+    train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
+    train.add_argument("--data", type=Path, help="folder of the standard data sets")
     train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
+    train.add_argument("--head", type=Path, help="head for an --init that has none")
+    train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
+    train.add_argument("--no-text", action="store_true", help="ablation: nothing steers")
+    train.add_argument("--steps", type=int, help="length in steps, which repeats exactly")
+    train.add_argument("--minutes", type=float, help="length by the clock instead")
+    train.add_argument("--learning-rate", type=float)
+    train.add_argument("--stages", help="share:crop:batch,... such as 0:96:16,0.6:160:6")
+    train.add_argument("--sentence-steps", type=int, help="length of the encoder's training")
+    train.add_argument("--precision", choices=["no", "bf16", "fp16"])
+    train.add_argument("--seed", type=int)
     train.add_argument("--teacher", type=Path, help="folder of a sentence model to distil")
     train.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     train.add_argument("--device")
+    train.add_argument("--workers", type=int, default=1, help="processes that prepare batches")
     train.set_defaults(run=_train)
 
     datasets = commands.add_parser("datasets", help="check the published training sets")
     datasets.add_argument("root", type=Path, help="folder that holds their folders")
     datasets.set_defaults(run=_datasets)
+
+    sheet = commands.add_parser("degradations", help="contact sheet of the training degradations")
+    sheet.add_argument("photo", type=Path)
+    sheet.add_argument("sheet", type=Path, help="picture to write")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.set_defaults(run=_contact_sheet)
 
     evaluate = commands.add_parser("evaluate", help="score a model on test sets")
     _model_options(evaluate)
@@ -375,21 +393,37 @@ def _corpus(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from .evaluate import read_sentences
-    from .training.trainer import TrainingConfig, train  # needs SciPy, which restoring does not
 
-    if not options.photos.is_dir():
-        raise ValueError(f"{options.photos}: found no such folder; expected one of clean photos.")
-    config = TrainingConfig(
-        steps=options.steps,
-        minutes=options.minutes,
-        seed=options.seed,
-        sentence_steps=options.sentence_steps,
+    try:
+        from .training.dataset import collect_sources
+        from .training.trainer import PRESETS, train
+    except ImportError as exc:
+        raise ValueError(
+            f"Training needs the package {exc.name}, which restoring does not. Install it with: "
+            'pip install "instructir[torch,train]"'
+        ) from exc
+    if options.preset not in PRESETS:
+        raise ValueError(f"--preset {options.preset}: expected one of {', '.join(PRESETS)}.")
+    for folder in (options.photos, options.data):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
+    if options.photos is None and options.data is None:
+        raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
+    config = replace(PRESETS[options.preset], **_changes(options))
+    training, held = collect_sources(
+        list(config.shares), options.photos, options.data, options.skip
     )
+    init = checkpoint.load_named(options.init, options.head) if options.init else None
+    encoder = None
+    if options.text_encoder is not None:
+        encoder = TransformersEncoder(options.text_encoder)
+    elif init is not None and isinstance(init.text_encoder, TransformersEncoder):
+        encoder = init.text_encoder
     excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    path = train(
-        options.photos, options.out, config, options.skip, options.teacher, excluded, options.device
-    )
-    print(f"{path}\nShip it with: instructir models convert --half {path} NAME.safetensors")
+    train(
+        training, held, options.out, config, init, encoder, options.teacher, excluded,
+        options.device, options.workers,
+    )  # fmt: skip
     return 0
 
 
@@ -402,6 +436,35 @@ def _datasets(options: argparse.Namespace) -> int:
     for name, dataset in DATASETS.items():
         if name not in found:
             print(f"{name} ({dataset.task}): not found. {dataset.source}; {dataset.licence}")
+    return 0
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says otherwise than the preset."""
+    names = ("steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed")
+    changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    if "minutes" in changes:
+        changes.setdefault("steps", None)
+    if options.stages is not None:
+        try:
+            stages = [part.split(":") for part in options.stages.split(",")]
+            changes["stages"] = tuple((float(a), int(b), int(c)) for a, b, c in stages)
+        except ValueError:
+            raise ValueError(
+                f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
+                "0:96:16,0.6:160:6."
+            ) from None
+    return {**changes, "text": not options.no_text}
+
+
+def _contact_sheet(options: argparse.Namespace) -> int:
+    from .training.degradations import contact_sheet
+
+    photo = pictures.read(options.photo).pixels
+    y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
+    sheet = contact_sheet(photo[y : y + 256, x : x + 256], options.seed)
+    pictures.write(options.sheet, pictures.Picture(sheet))
+    print(options.sheet)
     return 0
 
 
@@ -425,7 +488,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not given and (phrasings or unchanged):
         from .training.instructions import load_corpus
 
-        sentences = [evaluate.Sentence(s.task, s.speaker, s.text) for s in load_corpus()]
+        sentences = [
+            evaluate.Sentence(s.task, s.speaker, s.text) for s in load_corpus(split="test")
+        ]
     count = phrasings or (evaluate.IDENTITY_SENTENCES if unchanged else 0)
     asked = {images.task for images in sets if phrasings and images.sentence is None}
     for task in (*TASKS, NO_TASK) if unchanged else asked:

@@ -116,9 +116,9 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
 def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
     """What training holds out of a folder of photos: a set for each task, and clean pictures with
     a sentence that asks for nothing."""
-    from .training.dataset import held_out_pairs, load_photos, split_photos
+    from .training.dataset import held_out_pairs, photo_files, split_held_out
 
-    held = split_photos(load_photos(photos, skip))[1]
+    held = split_held_out(photo_files(photos, skip))[1]
 
     def degraded(task: str) -> Iterator[Pair]:
         for index, (before, after) in enumerate(held_out_pairs(held, task)):

@@ -105,3 +105,59 @@ def test_faded_colours_are_less_saturated() -> None:
     for seed in range(8):
         faded = TASKS["en"](PHOTO, np.random.default_rng(seed))
         assert np.ptp(faded, axis=2).mean() < np.ptp(PHOTO, axis=2).mean()
+
+
+def test_camera_noise_is_coloured_by_demosaicing() -> None:
+    grey = np.full((256, 256, 3), 0.5, np.float32)
+
+    def neighbours(kind: str) -> list[float]:
+        """Correlation of the noise with the pixel to the right, for many draws."""
+        found = []
+        for seed in range(12):
+            noise = getattr(degradations, kind)(grey, np.random.default_rng(seed)) - grey
+            found.append(float(np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]))
+        return found
+
+    assert max(map(abs, neighbours("gaussian_noise"))) < 0.02
+    camera = neighbours("camera_noise")
+    assert max(camera) > 0.2 and min(camera) < 0.05  # about half go through demosaicing
+
+
+def test_demosaicing_against_means_of_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    clean = np.zeros((8, 8, 3), np.float32)
+    raw = rng.random((8, 8)).astype(np.float32)
+    ours = degradations._demosaic(raw, clean)
+    # RGGB: at (2, 2) red is measured, green is the mean of 4 sides, blue of 4 corners.
+    assert ours[2, 2, 0] == pytest.approx(raw[2, 2])
+    assert ours[2, 2, 1] == pytest.approx(raw[[1, 3, 2, 2], [2, 2, 1, 3]].mean(), abs=1e-6)
+    assert ours[2, 2, 2] == pytest.approx(raw[[1, 1, 3, 3], [1, 3, 1, 3]].mean(), abs=1e-6)
+    assert ours[2, 3, 0] == pytest.approx(raw[2, [2, 4]].mean(), abs=1e-6)  # red left and right
+
+
+def test_compositions_stack_in_the_order_of_a_camera() -> None:
+    stages = degradations.compose(["noise", "haze"], PHOTO, np.random.default_rng(0))
+    assert len(stages) == 3 and stages[0] is PHOTO
+    haze = TASKS["haze"](PHOTO, np.random.default_rng(0))
+    assert np.array_equal(stages[1], haze)  # haze is out there, noise comes in the sensor
+    for wrong in (["noise", "noise"], ["none"]):
+        with pytest.raises(ValueError, match="Name each degradation once"):
+            degradations.compose(wrong, PHOTO, np.random.default_rng(0))
+
+
+def test_paper_degradations() -> None:
+    grey = np.full((128, 128, 3), 0.5, np.float32)
+    levels = {
+        round(float((degradations.PAPER["noise"](grey, np.random.default_rng(s)) - grey).std())
+              * 255 / 5) * 5 for s in range(20)
+    }  # fmt: skip
+    assert levels == {15, 25, 50}
+    small = degradations.PAPER["sr"](PHOTO, np.random.default_rng(0))
+    assert small.shape == PHOTO.shape
+
+
+def test_contact_sheet() -> None:
+    sheet = degradations.contact_sheet(PHOTO, draws=2)
+    height, width = PHOTO.shape[0] + 4, PHOTO.shape[1] + 4
+    assert sheet.shape == (8 * height, 3 * width, 3)
+    assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], PHOTO)

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from skimage import data
-from tiny_model import TINY
+from tiny_model import DATA, TINY
 
-from instructir_core import Restorer
-from instructir_core.text import HashedEncoderConfig
-from instructir_core.training import dataset, trainer
-from instructir_core.training.dataset import Batches, draw_pair, load_photos, split_photos
+from instructir_core import checkpoint
+from instructir_core.model import InstructIR
+from instructir_core.text import TASKS, HashedEncoderConfig
+from instructir_core.training import dataset
+from instructir_core.training.dataset import (
+    CLEAN_SHARE,
+    Batches,
+    Pictures,
+    Source,
+    collect_sources,
+    draw_pair,
+    photo_files,
+    split_held_out,
+)
+from instructir_core.training.datasets import Pair
 from instructir_core.training.instructions import CLASSES, load_corpus
 from instructir_core.training.sentences import train_sentences
+from instructir_core.training.trainer import MINI, PRESETS, TrainingConfig, train
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
     for index, name in enumerate(("astronaut", "coffee", "chelsea", "rocket", "cat", "retina")):
         if hasattr(data, name):
             pixels = getattr(data, name)()[: 200 + index, :220]
@@ -32,43 +49,102 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_photos_are_split_and_skipped(photos: Path, tmp_path: Path) -> None:
-    everything = load_photos(photos)
-    training, held = split_photos(everything)
-    assert len(held) == 1 and held[0] is everything[5] and len(training) == len(everything) - 1
-    assert len(load_photos(photos, ["0.png"])) == len(everything) - 1
+    everything = photo_files(photos)
+    training, held = split_held_out(everything)
+    assert held == [everything[5]] and training == everything[:5]
+    assert len(photo_files(photos, ["0.png"])) == len(everything) - 1
     with pytest.raises(ValueError, match=r"no none\.png to skip"):
-        load_photos(photos, ["none.png"])
+        photo_files(photos, ["none.png"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="found no pictures"):
-        load_photos(tmp_path / "empty")
+        photo_files(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("task", CLASSES)
+def test_pictures_are_kept_up_to_a_limit(photos: Path) -> None:
+    paths = photo_files(photos)
+    store = Pictures(limit=300_000)
+    whole = store.read(paths[0])
+    assert store.read(paths[0]) is whole
+    assert store.read(paths[0], 0.6).shape == (120, 132, 3)
+    for path in paths:
+        store.read(path)
+    assert store.bytes <= 300_000 and store.read(paths[0]) is not whole
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seven data sets in the folders that their downloads unpack to, a few tiny files each."""
+    root = tmp_path_factory.mktemp("data")
+    layout = {
+        "BSD400": ("a", "b"),
+        "Rain100L": ("norain/norain-1", "rain/rain-1"),
+        "OTS": ("clear/0025", "hazy/0025_0.8_0.1"),
+        "GoPro/train": ("SCENE/sharp/000001", "SCENE/blur/000001"),
+        "LOL/our485": ("high/1", "low/1"),
+        "DIV2K/DIV2K_train_HR": ("0001", "0002"),
+        "FiveK": ("expertC/a0001", "input/a0001"),
+    }
+    photo = data.astronaut()[60:124, 200:272]
+    for folder, (clean, degraded) in layout.items():
+        for name, pixels in ((clean, photo), (degraded, photo // 2 + 20)):
+            path = root / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_pairs(photos: Path, task: str) -> None:
-    known = load_photos(photos)
-    changed = 0
-    for seed in range(10):
-        degraded, clean = draw_pair(known, 48, task, np.random.default_rng(seed))
+    training, _ = collect_sources([task], photos)
+    store, changed = Pictures(), 0
+    for seed in range(40):
+        degraded, clean = draw_pair(training[task], store, 48, np.random.default_rng(seed))
         assert degraded.shape == clean.shape == (48, 48, 3)
         changed += not np.array_equal(degraded, clean)
-    assert changed == 0 if task == "none" else changed >= 7
+        plain, target = draw_pair(training[task], store, 48, np.random.default_rng(seed), True)
+        assert not np.array_equal(plain, target)
+    assert changed == 40 if task not in CLEAN_SHARE else 40 > changed >= 24
+
+
+def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
+    dark, bright = tmp_path / "low.png", tmp_path / "high.png"
+    pixels = np.random.default_rng(0).integers(100, 200, (80, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(bright)
+    Image.fromarray(pixels - 90).save(dark)
+    source = Source("lol", (Pair(dark, bright),))
+    for seed in range(8):
+        degraded, clean = draw_pair(source, Pictures(), 32, np.random.default_rng(seed))
+        np.testing.assert_allclose(clean - degraded, 90 / 255, atol=1e-6)
+
+
+def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
+    training, _ = collect_sources(CLASSES, photos)
+    bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
+    shares = dict.fromkeys(CLASSES, 1.0)
+    return Batches(training, shares, CLASSES, bank, 32, 24, 0, rank, world)
 
 
 def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
-    bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
-    known = load_photos(photos)
-    first = Batches(known, bank, 32, 24, 0, 10)
-    again = Batches(known, bank, 32, 24, 0, 10)
+    first, again = batches(photos), batches(photos)
     for a, b in zip(first[7], again[7], strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first[7][0], first[8][0])
-    _, _, vectors, classes = first[7]
+    degraded, clean, vectors, classes = first[7]
     assert torch.equal(vectors[:, 0].long(), classes)  # each sentence asks for its sample's task
-    assert set(classes.tolist()) >= {0, 1, 2, 3, 4, 5}
+    assert torch.bincount(classes).tolist() == [3] * 8
+    nothing = classes == CLASSES.index("none")
+    assert torch.equal(degraded[nothing], clean[nothing])
+
+
+def test_processes_share_a_batch(photos: Path) -> None:
+    whole = batches(photos)[3]
+    for rank in range(2):
+        for a, b in zip(batches(photos, rank, 2)[3], whole, strict=True):
+            assert torch.equal(a, b[rank::2])
 
 
 def test_held_out_draws_repeat(photos: Path) -> None:
-    known = load_photos(photos)
+    known = photo_files(photos)
     one = list(dataset.held_out_pairs(known, "blur"))
     two = list(dataset.held_out_pairs(known, "blur"))
     assert len(one) == 2 * len(known)
@@ -87,34 +163,90 @@ def test_sentences_are_learnt() -> None:
     assert right > 0.8 * len(corpus)
 
 
-def test_run_is_resumed_where_it_stopped(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = trainer.TrainingConfig(
-        steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)), sentence_steps=3, network=TINY, every=2
-    )
-    whole = trainer.train(photos, tmp_path / "whole", config, workers=0)
+def tiny_config(**changes: Any) -> TrainingConfig:
+    config = replace(
+        PRESETS["mini"], network=TINY, steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)),
+        sentence_steps=2, sentences=20, every=2, precision="no",
+    )  # fmt: skip
+    return replace(config, **changes)
 
-    class Stop(Exception):
-        pass
 
-    save = trainer.Run.save
+def network_of(path: Path) -> dict[str, torch.Tensor]:
+    network = checkpoint.load(path).network
+    assert network is not None
+    return network.state_dict()
 
-    def save_then_stop(run: trainer.Run, path: Path) -> None:
-        save(run, path)
-        if run.progress.step == 4:
-            raise Stop
 
-    monkeypatch.setattr(trainer.Run, "save", save_then_stop)
-    with pytest.raises(Stop):
-        trainer.train(photos, tmp_path / "parts", config, workers=0)
-    monkeypatch.undo()
-    parts = trainer.train(photos, tmp_path / "parts", config, workers=0)
+SCRIPT = str(DATA.parent / "train_tiny.py")
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(DATA.parent.parent), str(DATA.parent)]),
+    "OMP_NUM_THREADS": "1",
+}
 
-    a, b = (Restorer.from_pretrained(p).network.state_dict() for p in (whole, parts))
-    for name, value in a.items():
-        torch.testing.assert_close(value, b[name], atol=1e-5, rtol=0)
-    assert (tmp_path / "parts" / "samples.jpg").stat().st_size > 1000
-    assert "noise" in (tmp_path / "parts" / "log.txt").read_text()
+
+def run_tiny(*arguments: str | Path) -> None:
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_learn_what_one_does(photos: Path, tmp_path: Path) -> None:
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run_tiny(*launch, SCRIPT, "--photos", photos, tmp_path / "two")
+    run_tiny(SCRIPT, "--photos", photos, tmp_path / "one")
+    one, two = (checkpoint.load(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert one.network is not None and two.network is not None
+    for name, value in one.network.state_dict().items():
+        torch.testing.assert_close(two.network.state_dict()[name], value, atol=1e-5, rtol=0)
+    assert (one.provenance["processes"], two.provenance["processes"]) == (1, 2)
+
+
+def test_killed_7d_run_ends_with_the_same_weights(data_sets: Path, tmp_path: Path) -> None:
+    command = (SCRIPT, "--preset", "7d", "--data", data_sets)
+    run_tiny(*command, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    run = subprocess.Popen([sys.executable, *map(str, command), str(parts)], env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not (parts / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    state = torch.load(parts / "state.pt", weights_only=True)
+    assert 0 < state["done"] < 30 and not (parts / "model.safetensors").exists()
+    run_tiny(*command, parts)
+    whole, resumed = (network_of(f / "model.safetensors") for f in (tmp_path / "whole", parts))
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    assert (parts / "samples.jpg").stat().st_size > 1000
+    assert "rain" in (parts / "log.txt").read_text()
+    assert list((parts / "tensorboard").iterdir())
+    training, held = collect_sources(TASKS, data=data_sets)
     with pytest.raises(ValueError, match="another output folder"):
-        trainer.train(photos, tmp_path / "parts", replace(config, seed=1), workers=0)
+        train(training, held, parts, tiny_config(), device="cpu", workers=0)
+
+
+def test_ablation_without_text(photos: Path, tmp_path: Path) -> None:
+    config = tiny_config(text=False, steps=2)
+    training, held = collect_sources(list(config.shares), photos)
+    path = train(training, held, tmp_path, config, device="cpu", workers=0)
+    loaded = checkpoint.load(path)
+    assert loaded.head is None and loaded.network is not None
+    full = InstructIR(TINY).state_dict()
+    assert loaded.network.state_dict().keys() == full.keys()  # the same backbone
+
+
+def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> None:
+    config = tiny_config(steps=1, learning_rate=0.0, stages=((0.0, 32, 4),))
+    training, held = collect_sources(list(config.shares), photos)
+    init = checkpoint.load(weights)
+    path = train(training, held, tmp_path, config, init, device="cpu", workers=0)
+    for name, value in network_of(weights).items():
+        torch.testing.assert_close(network_of(path)[name], value, atol=1e-7, rtol=0)
+    with pytest.raises(ValueError, match="Choose the preset"):
+        train(training, held, tmp_path, replace(config, network=MINI), init, device="cpu")
+
+
+def test_refuses_what_it_cannot_train(photos: Path, tmp_path: Path) -> None:
+    training, held = collect_sources(["noise"], photos)
+    with pytest.raises(ValueError, match=r"no training pictures for blur"):
+        train(training, held, tmp_path, tiny_config())

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny_model import TINY
+from tiny_model import CLASSES, TINY, tiny_parts
 
+from instructir_core import checkpoint
 from instructir_core.training.dataset import collect_sources
 from instructir_core.training.trainer import PRESETS, train
 
@@ -22,7 +23,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     config = replace(
         PRESETS[options.preset], network=TINY, steps=30, stages=((0.0, 32, 8), (0.5, 48, 4)),
-        sentence_steps=3, every=2, precision="no",
+        sentence_steps=2, sentences=20, every=2, precision="no",
     )  # fmt: skip
+    # The sentence encoder has a test of its own, and would take most of the time here.
+    options.out.mkdir(exist_ok=True)
+    _, head, encoder = tiny_parts()
+    sentences = options.out / "sentences.safetensors"
+    checkpoint.save(sentences, None, head, CLASSES, encoder, {"stage": "sentences"})
     training, held = collect_sources(list(config.shares), options.photos, options.data)
     train(training, held, options.out, config, device="cpu", workers=0)

@@ -1,10 +1,16 @@
-"""Training samples: a crop of a clean photo, degraded for a task, with a sentence asking for it."""
+"""Training samples: a crop of a clean picture, degraded for a task, with a sentence asking for it.
+
+A sample comes from a pair of files (GoPro, LOL, ...) or from a clean photo and a synthetic
+degradation. Every sample depends on the seed, the number of its batch and its row alone: runs
+resume where they stopped, and give the same batches on one device or on many.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,47 +22,69 @@ from torch.utils.data import Dataset
 
 from .. import image as pictures
 from ..text import NO_TASK
-from .degradations import TASKS
-from .instructions import CLASSES
+from .datasets import Pair, find_datasets
+from .degradations import ORDER, PAPER, TASKS, Degradation
 
 log = logging.getLogger(__name__)
 
-TASK_WEIGHTS: dict[str, float] = {
-    "noise": 0.27,
-    "blur": 0.12,
-    "rain": 0.14,
-    "haze": 0.09,
-    "lol": 0.10,
-    "sr": 0.12,
-    "en": 0.08,
-    NO_TASK: 0.08,
-}
-"""Share of samples per class: the tasks whose error falls slowest get the most."""
-
-CLEAN_SHARE = 0.04
-"""Share of samples whose input is already clean; see `draw_pair`."""
-NEEDS_NO_CHANGE = ("noise", "blur", "rain", "haze", "sr")
-"""Tasks whose sentence leaves a clean picture as it is; light and colour are a matter of taste."""
+CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.25, "sr": 0.05}
+"""Share of synthetic samples whose input is already clean: such a sentence leaves a clean picture
+as it is. Light and colour are a matter of taste, so the other tasks have no such samples."""
+COMPOSITE_SHARE = 0.08
+"""Share of synthetic samples under a second degradation, which stays: chains undo one at a time."""
+DEGRADED_NONE = 0.75
+"""Share of the `NO_TASK` samples that are degraded, and to be left so."""
 
 _DARK = 0.2
 """Photos of lower mean brightness are no targets for the tasks that set brightness."""
 _MARGIN = 16
 """Pixels around a crop that blur may draw light from, more than the longest kernel's radius."""
+_SCALES = (1.0, 0.6)
+"""Clean photos are drawn at their own and at a smaller size."""
 
 Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A clean photo at full and at 0.6 size, 8 bits."""
+class Source:
+    """Where the samples of one task come from."""
 
-    name: str
-    scales: tuple[Bytes, Bytes]
-    brightness: float
+    task: str
+    pairs: tuple[Pair, ...]
+    degrade: Degradation | None = None
+    """Makes the input where a pair has none of its own."""
 
 
-def load_photos(folder: Path, skip: Sequence[str] = ()) -> list[Photo]:
-    """Read every picture in a folder, in order of name, except the ``skip`` names.
+@dataclass
+class Pictures:
+    """Decoded pictures as 8-bit arrays; the latest used stay in memory, up to ``limit`` bytes."""
+
+    limit: int = 3 << 30
+    kept: OrderedDict[tuple[Path, float], Bytes] = field(default_factory=OrderedDict)
+    bytes: int = 0
+
+    def read(self, path: Path, scale: float = 1.0) -> Bytes:
+        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `image.read`."""
+        key = path, scale
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key]
+        if scale == 1.0:
+            pixels = np.rint(pictures.read(path).pixels * 255).astype(np.uint8)
+        else:
+            whole = Image.fromarray(self.read(path))
+            size = (max(1, round(scale * whole.width)), max(1, round(scale * whole.height)))
+            pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
+        self.kept[key] = pixels
+        self.bytes += pixels.nbytes
+        while self.bytes > self.limit and len(self.kept) > 1:
+            self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        return pixels
+
+
+def photo_files(folder: Path, skip: Sequence[str] = ()) -> list[Path]:
+    """The pictures of a folder of clean photos, in order of name, except the ``skip`` names.
 
     Raises ``ValueError`` when there is none, or a name to skip is not there.
     """
@@ -64,76 +92,126 @@ def load_photos(folder: Path, skip: Sequence[str] = ()) -> list[Photo]:
     missing = sorted(set(skip) - {p.name for p in paths})
     if missing:
         raise ValueError(f"{folder}: found no {', '.join(missing)} to skip. Check the names.")
-    photos = []
-    for path in paths:
-        if path.name in skip:
-            continue
-        pixels = np.rint(pictures.read(path).pixels * 255).astype(np.uint8)
-        height, width = pixels.shape[:2]
-        small = Image.fromarray(pixels).resize(
-            (max(1, round(0.6 * width)), max(1, round(0.6 * height))), Image.Resampling.LANCZOS
-        )
-        photos.append(Photo(path.name, (pixels, np.asarray(small)), float(pixels.mean() / 255)))
-    if not photos:
+    kept = [p for p in paths if p.name not in skip]
+    if not kept:
         raise ValueError(
             f"{folder}: found no pictures; expected photos as PNG, JPEG, WebP, TIFF or BMP."
         )
-    return photos
+    return kept
 
 
-def split_photos(photos: Sequence[Photo], every: int = 16) -> tuple[list[Photo], list[Photo]]:
-    """Photos to train on, and every sixteenth photo, which training never sees."""
-    held = list(photos[5::every])
-    return [p for p in photos if all(p is not h for h in held)], held
+def split_held_out(items: Sequence[Path], every: int = 16) -> tuple[list[Path], list[Path]]:
+    """Photos to train on, and every sixteenth, which training never sees."""
+    held = set(items[min(5, len(items) - 1) :: every])
+    return [p for p in items if p not in held], sorted(held)
+
+
+def collect_sources(
+    tasks: Sequence[str],
+    photos: Path | None = None,
+    data: Path | None = None,
+    skip: Sequence[str] = (),
+) -> tuple[dict[str, Source], dict[str, Source]]:
+    """What to train on and what to hold out, per task: data sets below ``data``, and for the
+    tasks without one the clean ``photos``, degraded by `degradations.TASKS`.
+
+    Data sets of clean pictures get the paper's degradation: Gaussian noise of three levels,
+    bicubic resampling. Every 16th photo and every 64th pair is held out. Raises ``ValueError``
+    as the readers do.
+    """
+    training: dict[str, Source] = {}
+    held: dict[str, Source] = {}
+    if data is not None:
+        for collection in find_datasets(data).values():
+            log.info("%s", collection.report)
+            task = collection.task
+            if task in tasks:
+                known = training[task].pairs if task in training else ()
+                training[task] = Source(task, known + collection.pairs, PAPER.get(task))
+        for task, source in training.items():
+            apart = source.pairs[min(5, len(source.pairs) - 1) :: 64]
+            held[task] = replace(source, pairs=apart)
+            kept = tuple(p for p in source.pairs if p not in set(apart))
+            training[task] = replace(source, pairs=kept or source.pairs)
+    if photos is not None:
+        clean, apart_photos = split_held_out(photo_files(photos, skip))
+        for task in tasks:
+            if task in TASKS and task not in training:
+                for split, paths in ((training, clean or apart_photos), (held, apart_photos)):
+                    pairs = tuple(Pair(None, path) for path in paths)
+                    split[task] = Source(task, pairs, TASKS[task])
+    return training, held
 
 
 def draw_crop(
-    photos: Sequence[Photo], size: int, task: str, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """A random (size, size, 3) crop, mirrored and turned at random; detail is preferred."""
-    while True:
-        photo = photos[int(rng.integers(len(photos)))]
-        if task not in ("lol", "en") or photo.brightness >= _DARK:
-            break
-    pixels = photo.scales[rng.integers(2)]
-    if min(pixels.shape[:2]) < size:
-        pixels = photo.scales[0]
-    if min(pixels.shape[:2]) < size:
-        border = [(0, max(0, size - n)) for n in pixels.shape[:2]]
-        pixels = np.pad(pixels, (*border, (0, 0)), mode="symmetric")
-    crops = []
+    images: Sequence[Bytes], size: int, rng: np.random.Generator
+) -> list[npt.NDArray[np.float32]]:
+    """The same random (size, size, 3) crop of aligned images, mirrored and turned at random.
+
+    Detail is preferred. Images smaller than the crop are mirrored at their borders.
+    """
+    height, width = images[0].shape[:2]
+    border = [(0, max(0, size - height)), (0, max(0, size - width)), (0, 0)]
+    if height < size or width < size:
+        images = [np.pad(i, border, mode="symmetric") for i in images]
+        height, width = images[0].shape[:2]
+    places = [
+        (int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1)))
+        for _ in range(2)
+    ]
+
+    def cut(image: Bytes, place: tuple[int, int]) -> Bytes:
+        return image[place[0] : place[0] + size, place[1] : place[1] + size]
+
     # Skies and studio walls fill most photos and teach little: of two places take the busier.
-    for _ in range(2):
-        y = rng.integers(pixels.shape[0] - size + 1)
-        x = rng.integers(pixels.shape[1] - size + 1)
-        crops.append(pixels[y : y + size, x : x + size])
-    busy = [np.abs(np.diff(c[::2, ::2, 1].astype(np.int16), axis=1)).mean() for c in crops]
-    crop = crops[int(np.argmax(busy))] if rng.random() < 0.7 else crops[0]
-    crop = np.rot90(crop, int(rng.integers(4)))
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    return np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
+    target = images[-1]
+    busy = [
+        np.abs(np.diff(cut(target, p)[::2, ::2, 1].astype(np.int16), axis=1)).mean() for p in places
+    ]
+    place = places[int(np.argmax(busy))] if rng.random() < 0.7 else places[0]
+    turns, mirror = int(rng.integers(4)), rng.random() < 0.5
+    crops = []
+    for image in images:
+        crop = np.rot90(cut(image, place), turns)
+        crop = crop[:, ::-1] if mirror else crop
+        crops.append(np.ascontiguousarray(crop).astype(np.float32) / np.float32(255))
+    return crops
 
 
 def draw_pair(
-    photos: Sequence[Photo], size: int, task: str, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Degraded input and target for one task, each (size, size, 3).
+    source: Source, store: Pictures, size: int, rng: np.random.Generator, plain: bool = False
+) -> tuple[Pixels, Pixels]:
+    """Input and target of one sample, each (size, size, 3) sRGB in [0, 1].
 
-    For `NO_TASK` any picture, clean or degraded, is its own target; so is, now and then, a clean
-    picture for the tasks that find nothing to do in it.
+    ``plain`` leaves out the clean and the composite samples, for scores that compare.
     """
+    for _ in range(20):
+        pair = source.pairs[int(rng.integers(len(source.pairs)))]
+        if pair.degraded is not None or source.task not in ("lol", "en"):
+            break
+        if store.read(pair.clean, _SCALES[-1]).mean() >= 255 * _DARK:
+            break
+    if pair.degraded is not None:
+        images = [store.read(pair.degraded), store.read(pair.clean)]
+        degraded, clean = draw_crop(images, size, rng)
+        return degraded, clean
+    assert source.degrade is not None
+    photo = store.read(pair.clean, float(rng.choice(_SCALES)))
+    if min(photo.shape[:2]) < size + 2 * _MARGIN:
+        photo = store.read(pair.clean)
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.
-    margin = _MARGIN if task == "blur" else 0
-    clean = draw_crop(photos, size + 2 * margin, task, rng)
-    if task == NO_TASK:
-        if rng.random() < 0.75:
-            # Drawn as often as its own task: what is removed most eagerly is hardest to leave.
-            shares = np.array([TASK_WEIGHTS[name] for name in TASKS])
-            clean = TASKS[str(rng.choice(list(TASKS), p=shares / shares.sum()))](clean, rng)
-        return clean, clean
-    keep = task in NEEDS_NO_CHANGE and rng.random() < CLEAN_SHARE
-    degraded = clean if keep else TASKS[task](clean, rng)
+    margin = _MARGIN if source.task == "blur" else 0
+    (clean,) = draw_crop([photo], size + 2 * margin, rng)
+    first = ORDER.index(source.task)
+    if plain:
+        degraded = source.degrade(clean, rng)
+    elif first and rng.random() < COMPOSITE_SHARE:
+        clean = TASKS[ORDER[int(rng.integers(first))]](clean, rng)
+        degraded = source.degrade(clean, rng)
+    elif rng.random() < CLEAN_SHARE.get(source.task, 0.0):
+        degraded = clean
+    else:
+        degraded = source.degrade(clean, rng)
     inner = slice(margin, margin + size)
     return degraded[inner, inner], clean[inner, inner]
 
@@ -141,56 +219,79 @@ def draw_pair(
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """Batch number ``step`` -> degraded, clean (B, 3, S, S), sentence vectors, class indices.
 
-    A batch depends on the seed and its number alone, so training resumes exactly where it was.
+    Of a batch over ``world`` processes, each makes its own rows: ``rank``, ``rank + world``, ...
+    `NO_TASK` samples are those of the other tasks whose input is also the target.
     """
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        sources: Mapping[str, Source],
+        shares: Mapping[str, float],
+        classes: Sequence[str],
         sentences: Mapping[str, Tensor],
         size: int,
         batch: int,
         seed: int,
-        length: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.photos, self.sentences = photos, sentences
-        self.size, self.batch, self.seed, self.length = size, batch, seed, length
-
-    def __len__(self) -> int:
-        return self.length
+        self.sources, self.sentences, self.classes = sources, sentences, tuple(classes)
+        self.names = [n for n in shares if n in sources or n == NO_TASK]
+        total = sum(shares[n] for n in self.names)
+        self.ends = np.cumsum([shares[n] / total for n in self.names])
+        self.real = [n for n in self.names if n != NO_TASK]
+        self.real_shares = np.array([shares[n] for n in self.real])
+        self.real_shares /= self.real_shares.sum()
+        self.size, self.batch, self.seed = size, batch, seed
+        self.rank, self.world = rank, world
+        self.store = Pictures()
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng((self.seed, 3, step))
-        shares = np.array([TASK_WEIGHTS[c] for c in CLASSES])
         # Systematic sampling: each batch holds every class close to its share.
-        points = (np.arange(self.batch) + rng.random()) / self.batch
-        classes = np.searchsorted(np.cumsum(shares / shares.sum()), points).clip(max=7)
-        degraded, clean, vectors = [], [], []
-        for index in classes:
-            task = CLASSES[int(index)]
-            x, y = draw_pair(self.photos, self.size, task, rng)
+        offset = np.random.default_rng((self.seed, 3, step)).random()
+        degraded, clean, vectors, labels = [], [], [], []
+        for row in range(self.rank, self.batch, self.world):
+            rng = np.random.default_rng((self.seed, 3, step, row))
+            place = int(np.searchsorted(self.ends, (row + offset) / self.batch))
+            task = self.names[min(place, len(self.names) - 1)]
+            x, y = self._draw(task, rng)
             degraded.append(torch.from_numpy(x))
             clean.append(torch.from_numpy(y))
             known = self.sentences[task]
             vectors.append(known[int(rng.integers(len(known)))])
+            labels.append(self.classes.index(task))
         return (
             torch.stack(degraded).permute(0, 3, 1, 2),
             torch.stack(clean).permute(0, 3, 1, 2),
             torch.stack(vectors),
-            torch.from_numpy(classes),
+            torch.tensor(labels),
         )
+
+    def _draw(self, task: str, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+        if task != NO_TASK:
+            return draw_pair(self.sources[task], self.store, self.size, rng)
+        # Drawn as often as its own task: what is removed most eagerly is hardest to leave.
+        other = str(rng.choice(self.real, p=self.real_shares))
+        degraded, clean = draw_pair(self.sources[other], self.store, self.size, rng)
+        kept = degraded if rng.random() < DEGRADED_NONE else clean
+        return kept, kept
 
 
 def held_out_pairs(
-    photos: Sequence[Photo], task: str, size: int = 384, seed: int = 1000
-) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """Two draws of a task's degradation on the centre of each photo: degraded, clean."""
-    for index, photo in enumerate(photos):
-        for draw in range(2):
-            rng = np.random.default_rng((seed, CLASSES.index(task), index, draw))
-            pixels = photo.scales[draw]
-            if task in ("lol", "en") and photo.brightness < _DARK:
+    photos: Sequence[Path], task: str, size: int = 384, seed: int = 1000
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Two draws of a task's degradation on the centre of each photo: degraded, clean.
+
+    Photos too dark to be a target are left out of the tasks that set brightness.
+    """
+    store = Pictures()
+    number = list(TASKS).index(task)
+    for index, path in enumerate(photos):
+        for draw, scale in enumerate(_SCALES):
+            rng = np.random.default_rng((seed, number, index, draw))
+            if task in ("lol", "en") and store.read(path).mean() < 255 * _DARK:
                 continue
+            pixels = store.read(path, scale)
             y, x = (max(0, n - size) // 2 for n in pixels.shape[:2])
             crop = pixels[y : y + size, x : x + size]
             clean = np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)

@@ -7,6 +7,7 @@ read words that the corpus lacks.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..text import (
     HashedEncoder,
     HashedEncoderConfig,
     InstructionHead,
+    TextEncoder,
     TransformersEncoder,
     tokenize,
 )
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 VARIANTS = 6
 """Times each corpus sentence is drawn as another person would type it."""
+TAUGHT = 30_000
+"""Sentences that a teacher is asked about; more take long and teach little."""
+TEACHERS_LANGUAGE = "en"
+"""The sentence models that are small enough to run here know English alone."""
 
 
 def _targets(tasks: Sequence[str]) -> Tensor:
@@ -41,32 +47,39 @@ def _targets(tasks: Sequence[str]) -> Tensor:
     return target
 
 
-def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Tensor]:
-    """Varied sentences, plus pairs of requests joined into one, and their (N, 8) targets."""
+def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Tensor, list[str]]:
+    """Varied sentences, plus pairs of requests joined into one, their (N, 8) targets and their
+    languages."""
     rng = np.random.default_rng((seed, 1))
-    texts, targets = [], []
+    texts, targets, languages = [], [], []
     for sentence in corpus:
-        texts += [sentence.text, *(vary(sentence.text, rng) for _ in range(VARIANTS - 1))]
-        targets += [_targets([sentence.task])] * VARIANTS
+        # Hand-written sentences say what no pattern does, and are far fewer.
+        copies = VARIANTS * (2 if sentence.handwritten else 1)
+        texts += [sentence.text, *(vary(sentence.text, rng) for _ in range(copies - 1))]
+        targets += [_targets([sentence.task])] * copies
+        languages += [sentence.language] * copies
     restoring = [s for s in corpus if s.task != NO_TASK]
     # Short requests joined: long ones with their own "because" make no natural pair.
     short = [s for s in restoring if len(tokenize(s.text)) <= 6]
-    while len(texts) < (VARIANTS + 1) * len(corpus):
+    wanted = len(texts) + len(corpus)
+    while len(texts) < wanted:
         first, second = (short[int(i)] for i in rng.integers(len(short), size=2))
         if first.language != second.language:
             continue
         tasks = [first.task, second.task]
         texts.append(vary(join(first.text, second.text, rng), rng))
         targets.append(_targets(tasks))
-    return texts, torch.stack(targets)
+        languages.append(first.language)
+    return texts, torch.stack(targets), languages
 
 
-def _teach(teacher: TransformersEncoder, texts: Sequence[str]) -> Tensor:
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # batches of equal length
-    vectors = torch.empty(len(texts), teacher.width)
-    for start in tqdm(range(0, len(texts), 256), desc="teacher", leave=False):
+def encode_all(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """(N, width) vectors of many sentences; those of like length share a batch, which is faster."""
+    vectors = torch.empty(len(texts), encoder.width)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for start in range(0, len(texts), 256):
         batch = order[start : start + 256]
-        vectors[batch] = teacher.encode([texts[i] for i in batch])
+        vectors[batch] = encoder.encode([texts[i] for i in batch])
     return vectors
 
 
@@ -76,18 +89,17 @@ def refit_classes(
     corpus: Sequence[Sentence],
     seed: int = 0,
     steps: int = 600,
+    examples: int = 60_000,
 ) -> None:
     """Fit the head's last layer anew, on sentences of one and of two requests.
 
     Training with pictures shows one task at a time, after which the head hardly admits a second.
     The embeddings, and so the pictures, stay exactly as they are.
     """
-    texts, targets = build_examples(corpus, seed)
+    some = np.random.default_rng((seed, 8)).permutation(len(corpus))[: examples // VARIANTS]
+    texts, targets, _ = build_examples([corpus[i] for i in some], seed)
     with torch.no_grad():
-        vectors = torch.cat(
-            [encoder.encode(texts[i : i + 512]) for i in range(0, len(texts), 512)]
-        ).clone()
-        embeddings = head(vectors)[0]
+        embeddings = head(encode_all(encoder, texts))[0]
     optimizer = torch.optim.AdamW(head.fc2.parameters(), lr=0.02, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = np.random.default_rng((seed, 6))
@@ -112,26 +124,39 @@ def train_sentences(
     teacher: Path | None = None,
     embedding_width: int = 256,
     config: HashedEncoderConfig | None = None,
+    start: tuple[HashedEncoder, InstructionHead] | None = None,
 ) -> tuple[HashedEncoder, InstructionHead]:
-    """Train encoder and head; ``teacher`` is a folder of a BERT-like sentence encoder."""
-    torch.manual_seed(seed)
-    encoder = HashedEncoder(config or HashedEncoderConfig())
-    head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
-    nn.init.normal_(encoder.table.weight, std=0.3)
-    nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
+    """Train encoder and head; ``teacher`` is a folder of a BERT-like sentence encoder.
 
-    texts, targets = build_examples(corpus, seed)
+    ``start`` continues from trained ones: their embeddings, and the network that learnt to
+    follow them, then hardly change. Theirs stay as they are; copies are returned.
+    """
+    torch.manual_seed(seed)
+    if start is not None:
+        encoder, head = copy.deepcopy(start[0]), copy.deepcopy(start[1])
+        encoder.requires_grad_(True)
+        head.requires_grad_(True)
+    else:
+        encoder = HashedEncoder(config or HashedEncoderConfig())
+        head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
+        nn.init.normal_(encoder.table.weight, std=0.3)
+        nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
+
+    texts, targets, languages = build_examples(corpus, seed)
     tokens = [tokenize(t)[:64] for t in texts]
     words: list[str] = []
     student_to_teacher = nn.Linear(encoder.width, 384)
     lessons = torch.empty(0)
+    lesson_of = np.full(len(texts), -1)
     if teacher is not None:
         guide = TransformersEncoder(teacher)
         student_to_teacher = nn.Linear(encoder.width, guide.width)
-        known = {w for t in tokens for w in t}
-        vocabulary = guide.tokenizer.get_vocab()
-        words = sorted(known | {w for w in vocabulary if w.isalpha() and len(w) > 2})
-        lessons = _teach(guide, [*texts, *words])
+        known = np.array([language == TEACHERS_LANGUAGE for language in languages]).nonzero()[0]
+        taught = np.random.default_rng((seed, 7)).permutation(known)[:TAUGHT]
+        lesson_of[taught] = np.arange(len(taught))
+        vocabulary = {w for w in guide.tokenizer.get_vocab() if w.isalpha() and len(w) > 2}
+        words = sorted(vocabulary | {w for i in known for w in tokens[i]})
+        lessons = encode_all(guide, [*(texts[i] for i in taught), *words])
     word_tokens = [[w] for w in words]
 
     parameters = [*encoder.parameters(), *head.parameters(), *student_to_teacher.parameters()]
@@ -155,9 +180,11 @@ def train_sentences(
         _, logits = head(both[:batch])
         loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
         if words:
-            index = np.concatenate([rows, len(texts) + extra])
-            guess = F.normalize(student_to_teacher(both), dim=-1)
-            loss = loss + 2.0 * (1.0 - (guess * lessons[index]).sum(-1).mean())
+            asked = np.concatenate([lesson_of[rows], len(lessons) - len(words) + extra])
+            known_rows = (asked >= 0).nonzero()[0]
+            guess = F.normalize(student_to_teacher(both[known_rows]), dim=-1)
+            alike = (guess * lessons[asked[known_rows]]).sum(-1)
+            loss = loss + 2.0 * (1.0 - alike.mean())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
