@@ -39,7 +39,7 @@ def values(output: Any) -> Any:
 def restored(nodes: SimpleNamespace, image: torch.Tensor, **options: Any) -> torch.Tensor:
     restorer = values(nodes.load.execute("tiny.safetensors"))
     instruction = values(nodes.encode.execute(restorer, "remove the rain", "from text"))
-    return values(nodes.restore.execute(restorer, image, instruction, 1.0, **options))
+    return values(nodes.restore.execute(image, 1.0, restorer, instruction, **options))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_foreign_instruction(nodes: SimpleNamespace) -> None:
     instruction = values(nodes.encode.execute(restorer, "derain", "from text"))
     restorer.restorer.name = "other"
     with pytest.raises(ValueError, match="encoded by the model 'tiny', and this is 'other'"):
-        nodes.restore.execute(restorer, torch.rand(1, 8, 8, 3), instruction, 1.0)
+        nodes.restore.execute(torch.rand(1, 8, 8, 3), 1.0, restorer, instruction)
 
 
 def test_model_menu_and_files(nodes: SimpleNamespace, fake: FakeHost) -> None:

@@ -24,6 +24,14 @@ from workflows import SKIPPED, is_widget, to_api
 FOLDER = ROOT / "example_workflows"
 VERSION = "0.1.0"
 MINI = "mini (bundled)"
+HUB = "https://huggingface.co/Comfy-Org"
+MODELS = {
+    "UpscaleModelLoader": ("upscale_models", f"{HUB}/Real-ESRGAN_repackaged/resolve/main"),
+    "CheckpointLoaderSimple": (
+        "checkpoints", f"{HUB}/stable-diffusion-v1-5-archive/resolve/main",
+    ),
+}  # fmt: skip
+"""Loader -> folder and address of its file, for the editor's missing-model dialog."""
 Node = tuple[str, tuple[int, int], list[Any], dict[str, tuple[str, int]]]
 """Type, place on the grid (column, row), widget values, and links {input: (node, output)}."""
 
@@ -119,7 +127,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clear the haze", (1, 0)),
         "restore": restore("image", "say", (2, 0)),
         "preview": ("PreviewImage", (3, 2), [], {"images": ("restore", 0)}),
-        "checkpoint": ("CheckpointLoaderSimple", (1, 2), ["v1-5-pruned-emaonly.safetensors"], {}),
+        "checkpoint": ("CheckpointLoaderSimple", (1, 2),
+                       ["v1-5-pruned-emaonly-fp16.safetensors"], {}),
         "positive": ("CLIPTextEncode", (2, 1), ["a photograph of the Grand Canyon, sharp, clear"],
                      {"clip": ("checkpoint", 1)}),
         "negative": ("CLIPTextEncode", (2, 2), ["haze, blur, painting"],
@@ -177,6 +186,12 @@ def layout(nodes: dict[str, Node], object_info: dict[str, Any]) -> dict[str, Any
         properties: dict[str, Any] = {"Node name for S&R": kind}
         if kind.startswith("InstructIR_"):
             properties |= {"cnr_id": "instructir", "ver": VERSION}
+        if kind in MODELS:
+            directory, address = MODELS[kind]
+            file = widgets[0]
+            properties["models"] = [
+                {"name": file, "url": f"{address}/{file}", "directory": directory}
+            ]
         drawn.append(
             {
                 "id": ids[name], "type": kind, "pos": [380 * column, 360 * row],
