@@ -21,8 +21,9 @@ if __name__ == "__main__":
     import utils.extra_config  # noqa: F401 (before others take the name utils, as main.py does)
 
     comfy.options.enable_args_parsing()
-    import nodes
     import server  # noqa: F401
+
+    import nodes
 
     asyncio.run(nodes.init_builtin_extra_nodes())  # what the host has before any pack
 
