@@ -69,13 +69,14 @@ class Host:
             "--database-url", "sqlite:///:memory:", "--disable-auto-launch",
             "--extra-model-paths-config", str(extra_paths),
         ]  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        # With this checkout on the path its nodes/ would hide the host's nodes.py.
+        self.environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         if hub:
-            environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(base / "hf"), "NO_PROXY": "*",
-                            "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+            self.environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(base / "hf"), "NO_PROXY": "*",
+                                 "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
         self.log = open(self.log_path, "wb")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=subprocess.STDOUT, cwd=base, env=environment
+            command, stdout=self.log, stderr=subprocess.STDOUT, cwd=base, env=self.environment
         )
         self._wait_until_up()
         self.socket = create_connection(

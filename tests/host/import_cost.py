@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -18,11 +19,10 @@ if __name__ == "__main__":
     os.chdir(host)
     sys.path.insert(0, host)
     import comfy.options
-    import utils.extra_config  # noqa: F401 (before others take the name utils, as main.py does)
 
     comfy.options.enable_args_parsing()
-    import server  # noqa: F401
-
+    for name in ("utils.extra_config", "server"):  # in the order of the host's main.py
+        importlib.import_module(name)
     import nodes
 
     asyncio.run(nodes.init_builtin_extra_nodes())  # what the host has before any pack

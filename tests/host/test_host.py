@@ -81,7 +81,7 @@ def test_import_is_quick_and_light(host: Host) -> None:
     script = Path(__file__).parent / "import_cost.py"
     run = subprocess.run(
         [host.python, str(script), str(host.folder), str(host.base / "custom_nodes/instructir")],
-        capture_output=True, text=True, timeout=300, cwd=host.base,
+        capture_output=True, text=True, timeout=300, cwd=host.base, env=host.environment,
     )  # fmt: skip
     cost = json.loads(run.stdout.splitlines()[-1])
     assert cost["loaded"], run.stderr
