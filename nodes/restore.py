@@ -47,7 +47,10 @@ class RestoreImage(io.ComfyNode):
                         max=16384,
                         step=16,
                         optional=True,
-                        tooltip="0 is exact at any size, tiled only where memory is too short. Else 64 or more.",
+                        tooltip=(
+                            "0 is exact at any size, tiled only where memory is too short. Else "
+                            "64 or more."
+                        ),
                     )
                 ),
                 advanced(

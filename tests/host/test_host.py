@@ -77,18 +77,32 @@ def test_the_pack_is_imported_without_a_word(host: Host) -> None:
     assert not [line for line in lines if re.search("fail|error|warn|cannot", line, re.I)]
 
 
-def test_import_is_quick_and_light(host: Host) -> None:
-    script = Path(__file__).parent / "import_cost.py"
+@pytest.fixture(scope="module")
+def inside(host: Host) -> dict[str, Any]:
+    """What `inside.py` tells of the host's own process."""
+    script = Path(__file__).parent / "inside.py"
     run = subprocess.run(
         [host.python, str(script), str(host.folder), str(host.base / "custom_nodes/instructir")],
         capture_output=True, text=True, timeout=300, cwd=host.base, env=host.environment,
     )  # fmt: skip
-    cost = json.loads(run.stdout.splitlines()[-1])
-    assert cost["loaded"], run.stderr
-    assert cost["seconds"] < 0.1
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_import_is_quick_and_light(host: Host, inside: dict[str, Any]) -> None:
+    assert inside["loaded"]
+    assert inside["seconds"] < 0.1
     # All that the host did not have already is the pack itself, and what comes with Python.
-    brought = set(cost["brought"]) - sys.stdlib_module_names
+    brought = set(inside["brought"]) - sys.stdlib_module_names
     assert brought == {str(host.base / "custom_nodes/instructir")}
+
+
+@pytest.mark.parametrize("mode", ["NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"])
+def test_weights_are_resident_in_every_memory_mode(inside: dict[str, Any], mode: str) -> None:
+    assert inside[mode]["before"] == inside[mode]["evicted"] == ["cpu"]
+    assert inside[mode]["during"] == ["meta"]  # all of them, although little is free
+    if mode == "NO_VRAM":
+        assert inside[mode]["after"] == ["cpu"]
 
 
 def test_nodes_are_what_saved_workflows_expect(host: Host) -> None:
