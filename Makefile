@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint examples
 
 demo: .venv/ready
 	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
@@ -14,6 +14,15 @@ test: .venv/ready lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# After new bundled weights: every picture that shows them. Needs COMFYUI_PATH, COMFYUI_PYTHON
+# and a Chromium.
+examples: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt av playwright
+	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
+		-i "please remove the noise" -o restored/noisy.png --compare docs/before-after.jpg
+	$(BIN)/python tests/host/make_examples.py
+	$(BIN)/python tests/host/screenshot.py docs/screenshot.png
 
 # Made again only when what to install changes, so both commands work without a network after it.
 .venv/ready: pyproject.toml constraints.txt

@@ -4,6 +4,8 @@ ComfyUI imports this file; everything else is imported when it asks for the node
 tools (pytest among them) may come across the file without a host.
 """
 
+WEB_DIRECTORY = "./web"  # the help pages, in docs/
+
 
 async def comfy_entrypoint():
     """The pack's nodes, as ComfyUI's V3 loader asks for them."""

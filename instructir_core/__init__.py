@@ -2,7 +2,7 @@
 
 from .checkpoint import load_network
 from .pipeline import Restorer
-from .text import Instruction
+from .text import TASK_WORDS, Instruction
 
-__all__ = ["Instruction", "Restorer", "load_network"]
+__all__ = ["TASK_WORDS", "Instruction", "Restorer", "load_network"]
 __version__ = "0.1.0"

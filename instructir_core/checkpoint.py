@@ -14,7 +14,9 @@ import os
 import pickle
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +51,10 @@ OFFICIAL_NAME = "instructir-7d.safetensors"
 ENCODER_FOLDER = "bge-micro-v2"
 ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
                  "special_tokens_map.json", "model.safetensors")  # fmt: skip
+ENCODER_BYTES = 35_500_000
+"""About; only the progress of its download needs it."""
+DOWNLOADS = ".download"
+"""Folder beside the models for what is under way."""
 _ENCODER_NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -418,24 +424,33 @@ def fetch_official(folder: Path | None = None, progress: Progress | None = None)
 
     The two ``.pt`` files are also taken from the folder itself, where a user may have put them by
     hand. Each is verified, then converted; the sentence encoder goes into the folder
-    ``bge-micro-v2`` beside. ``progress(done, total)`` counts files and may raise to stop.
+    ``bge-micro-v2`` beside. ``progress(done, total)`` counts bytes and may raise to stop; a later
+    call resumes.
 
     Raises OSError, with the files, their addresses and the folder, when they cannot be had, and
     ValueError when what came is not what upstream released.
     """
     folder = folder or default_folder()
     target = folder / OFFICIAL_NAME
-    total = len(OFFICIAL_FILES) + len(ENCODER_FILES)
-    report = progress or (lambda done, total: None)
-    report(0, total)
+    official = sum(known.size for known in OFFICIAL_FILES)
+    total = official + ENCODER_BYTES
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(min(done, total), total)
+
+    report(0)
     if not target.is_file():
-        paths = []
-        for number, known in enumerate(OFFICIAL_FILES, start=1):
-            by_hand = folder / known.name
-            path = by_hand if by_hand.is_file() else _download(HUB_REPOSITORY, known.name, folder)
+        paths: list[Path] = []
+        before = 0
+        for known in OFFICIAL_FILES:
+            path = folder / known.name
+            if not path.is_file():
+                path = _download(HUB_REPOSITORY, known.name, folder, report, before)
             _verify(path, known)
             paths.append(path)
-            report(number, total)
+            before += known.size
+            report(before)
         network, (head, tasks) = load_network(paths[0]), load_head(paths[1])
         provenance = {
             "name": "7d",
@@ -447,26 +462,54 @@ def fetch_official(folder: Path | None = None, progress: Progress | None = None)
             ],
         }
         save(target, network, head, tasks, None, provenance)
-    report(len(OFFICIAL_FILES), total)
-    encoder = folder / ENCODER_FOLDER
-    if not _encoder_is_here(encoder):
-        _fetch_encoder(folder, lambda n: report(len(OFFICIAL_FILES) + n, total))
-    report(total, total)
+    report(official)
+    if not _encoder_is_here(folder / ENCODER_FOLDER):
+        _fetch_encoder(folder, lambda done: report(official + done))
+    shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)
+    report(total)
     return target
 
 
-def _download(repository: str, name: str, folder: Path) -> Path:
-    """One file from the Hub into its own cache; its endpoint setting (``HF_ENDPOINT``) applies."""
+def _download(
+    repository: str, name: str, folder: Path, report: Callable[[int], None], before: int
+) -> Path:
+    """One file from the Hub's own cache, or downloaded beside the models.
+
+    ``report(before + bytes so far)`` is called several times a second and may raise to stop. The
+    Hub library's settings (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``) apply.
+    """
     try:
-        from huggingface_hub import hf_hub_download  # imported here: it takes long
+        # Imported here: it takes long.
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.constants import ENDPOINT
     except ImportError as exc:
         raise OSError(
             f"Downloading {name} needs the package huggingface-hub ({exc}). Install it with: pip "
             "install huggingface-hub"
         ) from exc
+    cached = try_to_load_from_cache(repository, name)
+    if isinstance(cached, str):
+        return Path(cached)
+    parts = folder / DOWNLOADS / repository.replace("/", "--")
+    outcome: Future[str] = Future()
+
+    def fetch() -> None:
+        try:
+            outcome.set_result(hf_hub_download(repository, name, local_dir=parts))
+        except BaseException as exc:
+            outcome.set_exception(exc)
+
+    # In a thread, so that it can be stopped even where the connection hangs. Such a thread ends
+    # by itself; the library's lock makes the next download of the file wait for it.
+    threading.Thread(target=fetch, daemon=True).start()
+    while not outcome.done():
+        done = 0
+        with suppress(OSError):  # a part may be renamed while it is looked at
+            done = sum(p.stat().st_size for p in parts.rglob("*.incomplete"))
+        report(before + done)
+        wait([outcome], timeout=0.2)
     try:
-        return Path(hf_hub_download(repository, name))
+        return Path(outcome.result())
     except Exception as exc:  # the library wraps network errors in many types
         wanted = [(HUB_REPOSITORY, k.name, folder) for k in OFFICIAL_FILES]
         wanted += [(HUB_ENCODER, n, folder / ENCODER_FOLDER) for n in _ENCODER_NEEDED]
@@ -509,16 +552,19 @@ def _fetch_encoder(folder: Path, report: Callable[[int], None]) -> None:
             "write to. Change its permissions, or set INSTRUCTIR_HOME to another."
         ) from exc
     try:
-        for number, name in enumerate(ENCODER_FILES, start=1):
-            by_hand = target / name
+        copied = 0
+        for name in ENCODER_FILES:
+            path = target / name
             try:
-                path = by_hand if by_hand.is_file() else _download(HUB_ENCODER, name, folder)
+                if not path.is_file():
+                    path = _download(HUB_ENCODER, name, folder, report, copied)
             except OSError:
                 if name in _ENCODER_NEEDED:
                     raise
                 continue  # newer exports of a tokenizer lack some of the small files
             shutil.copyfile(path, temporary / name)
-            report(number)
+            copied += path.stat().st_size
+            report(copied)
         check_bge_micro(temporary)
         hashes = {p.name: sha256(p) for p in sorted(temporary.iterdir())}
         (temporary / "sha256.json").write_text(json.dumps(hashes, indent=1), "utf-8")

@@ -336,7 +336,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _download(_: argparse.Namespace) -> int:
-    with tqdm(desc="7d", unit="file") as bar:
+    with tqdm(desc="7d", unit="B", unit_scale=True) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total, bar.n = total, done

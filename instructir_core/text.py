@@ -27,6 +27,11 @@ TASKS = ("noise", "blur", "rain", "haze", "lol", "sr", "en")
 """Upstream's class order (``DEG_MAP``)."""
 NO_TASK = "none"
 """Eighth class of models that know sentences asking for nothing they can do."""
+TASK_WORDS = {
+    "noise": "noise", "blur": "blur", "rain": "rain", "haze": "haze", "lol": "low light",
+    "sr": "low resolution", "en": "dull colours", NO_TASK: "nothing it restores",
+}  # fmt: skip
+"""The tasks as people say them."""
 MAX_TOKENS = 512
 MAX_KNOWN = 1024
 """Sentences whose instructions are kept in memory."""
@@ -61,12 +66,15 @@ class Instruction:
 
     @property
     def advice(self) -> str | None:
-        """What to do about a sentence that asks more than one thing, or None."""
+        """What to do about a sentence that asks for more than one thing or for none, or None."""
+        if self.task == NO_TASK:
+            return "This sentence names nothing that the model restores. Say what is wrong."
         if len(self.tasks) < 2 or NO_TASK in self.tasks[:2]:
             return None
+        read = " and ".join(TASK_WORDS[t] for t in self.tasks)
         return (
-            f"This sentence asks for {' and '.join(self.tasks)} at once. Give each its own "
-            "instruction and chain them: the network is trained to do one thing at a time."
+            f"This sentence is about {read} at once. Give each its own instruction and chain "
+            "them: the network is trained to do one thing at a time."
         )
 
     def __str__(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..instructir_core import Instruction
+from ..instructir_core import TASK_WORDS, Instruction
 from . import host
-from .types import CATEGORY, INSTRUCTION, RESTORER
+from .types import CATEGORY, INSTRUCTION, RESTORER, where_known
 
 FROM_TEXT = "from text"
 PRESETS = {
@@ -67,6 +67,7 @@ class EncodeInstruction(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **where_known(search_aliases=["instruct", "restoration prompt", "修复指令"]),
         )
 
     @classmethod
@@ -79,7 +80,9 @@ class EncodeInstruction(io.ComfyNode):
     ) -> io.NodeOutput:
         sentence = text if preset == FROM_TEXT else PRESETS[preset]
         instruction = restorer.restorer.encode(sentence)
-        task = ", ".join(f"{t} {instruction.probabilities[t]:.0%}" for t in instruction.tasks)
+        task = ", ".join(
+            f"{TASK_WORDS[t]} {instruction.probabilities[t]:.0%}" for t in instruction.tasks
+        )
         shown = f"{task}\n{instruction.advice}" if instruction.advice else task
         host.show_text(cls, shown)
         return io.NodeOutput((*(previous or ()), instruction), task, ui={"text": (shown,)})

@@ -50,9 +50,10 @@ def model_names() -> list[str]:
     found = [
         name
         for name in folder_paths.get_filename_list(FOLDER)
-        if ENCODER_FOLDER not in Path(name.replace("\\", "/")).parts
+        if ENCODER_FOLDER not in (parts := Path(name.replace("\\", "/")).parts)
+        and not any(part.startswith(".") for part in parts)  # downloads under way
         and Path(name).suffix in (".safetensors", ".sft", ".pt")
-        and not Path(name).name.startswith(("lm_", "."))
+        and not parts[-1].startswith("lm_")
     ]
     return [BUNDLED_NAME, OFFICIAL_NAME, *(n for n in found if n != OFFICIAL_NAME)]
 
@@ -169,9 +170,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # A CPU's allocator raises a plain RuntimeError.
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def with_smaller_pieces(

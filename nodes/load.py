@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import host
-from .types import CATEGORY, RESTORER, advanced
+from .types import CATEGORY, RESTORER, advanced, where_known
 
 
 class LoadModel(io.ComfyNode):
@@ -44,6 +44,7 @@ class LoadModel(io.ComfyNode):
                     tooltip="Feeds any number of Encode Instruction and Restore Image nodes.",
                 )
             ],
+            **where_known(search_aliases=["instruct", "restoration model", "修复模型"]),
         )
 
     @classmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Instruction
 from . import host
-from .types import CATEGORY, INSTRUCTION, RESTORER, advanced
+from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, where_known
 
 
 class RestoreImage(io.ComfyNode):
@@ -22,9 +24,9 @@ class RestoreImage(io.ComfyNode):
                 "are; nothing is invented that the photo does not show."
             ),
             inputs=[
-                RESTORER.Input("restorer", tooltip="From Load InstructIR Model."),
+                RESTORER.Input("restorer", lazy=True, tooltip="From Load InstructIR Model."),
                 io.Image.Input("image", tooltip="One picture, a batch, or the frames of a video."),
-                INSTRUCTION.Input("instruction", tooltip="From Encode Instruction."),
+                INSTRUCTION.Input("instruction", lazy=True, tooltip="From Encode Instruction."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -45,7 +47,10 @@ class RestoreImage(io.ComfyNode):
                         max=16384,
                         step=16,
                         optional=True,
-                        tooltip="0 chooses by free memory, the whole picture where it fits.",
+                        tooltip=(
+                            "0 is exact at any size, tiled only where memory is too short. Else "
+                            "64 or more."
+                        ),
                     )
                 ),
                 advanced(
@@ -65,26 +70,46 @@ class RestoreImage(io.ComfyNode):
                     "restored", display_name="image", tooltip="The restored pictures, same size."
                 )
             ],
+            **where_known(
+                search_aliases=[
+                    *("denoise", "deblur", "sharpen", "derain", "dehaze", "low light", "brighten"),
+                    *("enhance", "photo restoration", "去噪", "去模糊", "去雨", "去雾", "修复照片"),
+                ]
+            ),
         )
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        restorer: host.ManagedRestorer | None = None,
+        instruction: tuple[Instruction, ...] | None = None,
+        strength: float = 1.0,
+        **_: Any,
+    ) -> list[str]:
+        """At strength 0 neither the model nor the instruction is asked for."""
+        wanted = {"restorer": restorer, "instruction": instruction}
+        return [name for name, value in wanted.items() if value is None and strength > 0]
 
     @classmethod
     def execute(
         cls,
-        restorer: host.ManagedRestorer,
         image: torch.Tensor,
-        instruction: tuple[Instruction, ...],
         strength: float,
+        restorer: host.ManagedRestorer | None = None,
+        instruction: tuple[Instruction, ...] = (),
         mask: torch.Tensor | None = None,
         tile_size: int = 0,
         overlap: int = 64,
     ) -> io.NodeOutput:
-        _check_origin(restorer, instruction)
         channels = image.shape[-1] if image.ndim == 4 else 0
         if channels not in (1, 3, 4):
             raise ValueError(
                 f"Found an image of shape {tuple(image.shape)}; expected (batch, height, width, "
                 "1, 3 or 4). Connect a node that gives an IMAGE."
             )
+        if strength == 0:
+            return io.NodeOutput(image)
+        _check_origin(restorer, instruction)
         frames, height, width = image.shape[:3]
         mask = _check_mask(mask, frames, height, width)
         result = host.result_like(image)

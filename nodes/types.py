@@ -11,6 +11,12 @@ INSTRUCTION = io.Custom("INSTRUCTIR_INSTRUCTION")
 CATEGORY = "image/restoration"
 
 
+def where_known(**fields: Any) -> dict[str, Any]:
+    """Those of the fields that this host's `io.Schema` knows: it has grown with its versions."""
+    known = getattr(io.Schema, "__dataclass_fields__", {})
+    return {name: value for name, value in fields.items() if name in known}
+
+
 def advanced(widget: Any) -> Any:
     """Fold an input away where the host's interface knows how; older hosts just show it."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}

@@ -22,7 +22,9 @@ class FakeHost:
     """What the nodes ask of the host, and what tests look at afterwards."""
 
     def __init__(self, models: Path) -> None:
-        self.models, self.free, self.interrupt = models, 1 << 40, False
+        self.models, self.free = models, 1 << 40
+        self.asked, self.stop_at = 0, 1 << 40
+        """How often the nodes looked whether the user pressed stop, and when he does."""
         self.loads: list[dict[str, Any]] = []
         self.bars: list[list[tuple[int, int]]] = []
         self.folders: dict[str, tuple[list[str], set[str]]] = {}
@@ -33,7 +35,8 @@ class FakeHost:
         return module
 
     def stop(self) -> None:
-        if self.interrupt:
+        self.asked += 1
+        if self.asked >= self.stop_at:
             raise Interrupted
 
     def add_folder(self, name: str, path: str, is_default: bool = False) -> None:

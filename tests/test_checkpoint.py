@@ -337,6 +337,34 @@ def test_official_model_from_a_hub(tmp_path: Path, hub: dict[str, bytes]) -> Non
         assert part in offline.stderr
 
 
+def test_download_counts_bytes_and_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    server_goes_on = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def hangs(repository: str, name: str, local_dir: Path) -> str:
+        local_dir.mkdir(parents=True)
+        (local_dir / "x.incomplete").write_bytes(bytes(1000))
+        server_goes_on.wait(30)
+        raise OSError("given up")
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 1000:
+            raise KeyError("stop")  # no OSError, as a host's own exception
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hangs)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(KeyError):
+        checkpoint.fetch_official(tmp_path, progress)
+    server_goes_on.set()
+    total = 63_627_895 + 403_275 + checkpoint.ENCODER_BYTES
+    assert seen[0] == (0, total) and seen[-1] == (1000, total)
+
+
 def test_another_encoder_is_refused(tmp_path: Path, hub: dict[str, bytes]) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(hub[f"TaylorAI/bge-micro-v2/{name}"])

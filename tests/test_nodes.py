@@ -39,7 +39,7 @@ def values(output: Any) -> Any:
 def restored(nodes: SimpleNamespace, image: torch.Tensor, **options: Any) -> torch.Tensor:
     restorer = values(nodes.load.execute("tiny.safetensors"))
     instruction = values(nodes.encode.execute(restorer, "remove the rain", "from text"))
-    return values(nodes.restore.execute(restorer, image, instruction, 1.0, **options))
+    return values(nodes.restore.execute(image, 1.0, restorer, instruction, **options))
 
 
 @pytest.fixture
@@ -145,10 +145,24 @@ def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) ->
     assert managed.get_ram_usage() == 12
 
 
-def test_interrupt(nodes: SimpleNamespace, fake: FakeHost) -> None:
-    fake.interrupt = True
+def test_interrupt_stops_within_a_piece(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    image = torch.rand(2, 100, 100, 3)
+    restored(nodes, image, tile_size=64, overlap=0)
+    pieces = 2 * 4  # tiles of two frames
+    assert fake.asked > 4 * pieces  # looked several times in each
+    fake.asked, fake.stop_at = 0, 7
     with pytest.raises(Interrupted):
-        restored(nodes, torch.rand(2, 20, 20, 3))
+        restored(nodes, image, tile_size=64, overlap=0)
+    assert fake.asked == 7  # nothing went on after it
+    assert fake.bars[-1][-1][0] < 100 * 2 // pieces
+
+
+def test_strength_zero_asks_for_nothing(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    assert nodes.restore.check_lazy_status(strength=0.0) == []
+    assert nodes.restore.check_lazy_status(strength=0.5, image=1) == ["restorer", "instruction"]
+    assert nodes.restore.check_lazy_status(object(), (), strength=1.0) == []
+    image = torch.rand(1, 20, 31, 4)
+    assert torch.equal(values(nodes.restore.execute(image, 0.0)), image) and not fake.loads
 
 
 def test_instructions_chain_and_speak(nodes: SimpleNamespace) -> None:
@@ -169,7 +183,7 @@ def test_foreign_instruction(nodes: SimpleNamespace) -> None:
     instruction = values(nodes.encode.execute(restorer, "derain", "from text"))
     restorer.restorer.name = "other"
     with pytest.raises(ValueError, match="encoded by the model 'tiny', and this is 'other'"):
-        nodes.restore.execute(restorer, torch.rand(1, 8, 8, 3), instruction, 1.0)
+        nodes.restore.execute(torch.rand(1, 8, 8, 3), 1.0, restorer, instruction)
 
 
 def test_model_menu_and_files(nodes: SimpleNamespace, fake: FakeHost) -> None:

@@ -8,10 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,21 @@ Graph = dict[str, dict[str, Any]]
 
 def find_host() -> tuple[Path, str] | None:
     """ComfyUI's folder and the Python to run it with, from the environment or comfy-cli's place."""
-    folder = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
+    named = os.environ.get("COMFYUI_PATH")
+    folder = Path(named or Path.home() / "comfy" / "ComfyUI")
     python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-    return (folder, python) if (folder / "main.py").is_file() else None
+    if (folder / "main.py").is_file():
+        return folder, python
+    if named:  # skipping would hide the mistake
+        raise FileNotFoundError(f"COMFYUI_PATH is {named}, which holds no main.py of ComfyUI")
+    return None
 
 
 class Host:
     """One running server with its own base folder, the pack linked into its custom_nodes."""
 
-    def __init__(self, base: Path, folder: Path, python: str) -> None:
+    def __init__(self, base: Path, folder: Path, python: str, hub: str = "") -> None:
+        self.folder, self.python = folder, python
         self.base, self.log_path = base, base / "host.log"
         for part in ("custom_nodes", "input", "output", "models/instructir/sub",
                      "models/upscale_models"):  # fmt: skip
@@ -61,10 +69,14 @@ class Host:
             "--database-url", "sqlite:///:memory:", "--disable-auto-launch",
             "--extra-model-paths-config", str(extra_paths),
         ]  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        # With this checkout on the path its nodes/ would hide the host's nodes.py.
+        self.environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        if hub:
+            self.environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(base / "hf"), "NO_PROXY": "*",
+                                 "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
         self.log = open(self.log_path, "wb")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=subprocess.STDOUT, cwd=base, env=environment
+            command, stdout=self.log, stderr=subprocess.STDOUT, cwd=base, env=self.environment
         )
         self._wait_until_up()
         self.socket = create_connection(
@@ -95,6 +107,10 @@ class Host:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return json.load(answer)
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
 
     def post(self, path: str, content: Any) -> Any:
         request = urllib.request.Request(
@@ -184,6 +200,36 @@ class Run:
             self.host.base / "output" / f["subfolder"] / f["filename"]
             for f in self.history["outputs"][node]["images"]
         ]
+
+
+class StallingHub(ThreadingHTTPServer):
+    """A model hub that sends the first part of any file, and then nothing for a minute."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _StallingAnswer)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _StallingAnswer(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "63627895")
+        self.send_header("ETag", '"0123456789"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        # The library writes in pieces of 10 MB: one is written, the next never comes whole.
+        self.wfile.write(bytes(15_000_000))
+        self.wfile.flush()
+        time.sleep(60)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def write_models(models: Path) -> None:

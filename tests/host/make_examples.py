@@ -1,6 +1,9 @@
 """Write `example_workflows/*.json`, and each one's thumbnail from a real run on a host.
 
-COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/make_examples.py
+    COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/make_examples.py
+
+The upscaler on the thumbnail is the tests' stand-in, and the diffusion example shows its
+restoration alone. `make examples` makes the README's pictures too.
 """
 
 from __future__ import annotations
@@ -24,6 +27,19 @@ from workflows import SKIPPED, is_widget, to_api
 FOLDER = ROOT / "example_workflows"
 VERSION = "0.1.0"
 MINI = "mini (bundled)"
+HUB = "https://huggingface.co/Comfy-Org"
+MODELS = {
+    "UpscaleModelLoader": ("upscale_models", f"{HUB}/Real-ESRGAN_repackaged/resolve/main"),
+    "CheckpointLoaderSimple": (
+        "checkpoints", f"{HUB}/stable-diffusion-v1-5-archive/resolve/main",
+    ),
+}  # fmt: skip
+"""Loader -> folder and address of its file, for the editor's missing-model dialog."""
+HEIGHTS = {
+    "InstructIR_LoadModel": 110, "InstructIR_EncodeInstruction": 260,
+    "InstructIR_RestoreImage": 230, "UpscaleModelLoader": 80, "ImageScaleBy": 110,
+    "MarkdownNote": 200,
+}  # fmt: skip
 Node = tuple[str, tuple[int, int], list[Any], dict[str, tuple[str, int]]]
 """Type, place on the grid (column, row), widget values, and links {input: (node, output)}."""
 
@@ -73,13 +89,13 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "load": load_model(),
         "image": load_image("rainy.png"),
         "say1": encode("take the rain out of my picture", (1, 0)),
-        "say2": encode("it is a bit grainy, smooth the noise", (1, 1)),
-        "say3": encode("make the colours more vivid", (1, 2)),
-        "restore1": restore("image", "say1", (2, 0)),
+        "say2": encode("it is a bit grainy, smooth the noise", (2, 0)),
+        "say3": encode("make the colours more vivid", (3, 0)),
+        "restore1": restore("image", "say1", (1, 1)),
         "restore2": restore("restore1", "say2", (2, 1)),
-        "restore3": restore("restore2", "say3", (2, 2)),
-        "preview1": ("PreviewImage", (3, 0), [], {"images": ("restore1", 0)}),
-        "preview2": ("PreviewImage", (3, 1), [], {"images": ("restore2", 0)}),
+        "restore3": restore("restore2", "say3", (3, 1)),
+        "preview1": ("PreviewImage", (1, 2), [], {"images": ("restore1", 0)}),
+        "preview2": ("PreviewImage", (2, 2), [], {"images": ("restore2", 0)}),
         "save": save("restore3", (3, 2)),
         "note": note(
             "**Three restorations, each with its own strength and mask.** Changing the last "
@@ -119,7 +135,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clear the haze", (1, 0)),
         "restore": restore("image", "say", (2, 0)),
         "preview": ("PreviewImage", (3, 2), [], {"images": ("restore", 0)}),
-        "checkpoint": ("CheckpointLoaderSimple", (1, 2), ["v1-5-pruned-emaonly.safetensors"], {}),
+        "checkpoint": ("CheckpointLoaderSimple", (1, 2),
+                       ["v1-5-pruned-emaonly-fp16.safetensors"], {}),
         "positive": ("CLIPTextEncode", (2, 1), ["a photograph of the Grand Canyon, sharp, clear"],
                      {"clip": ("checkpoint", 1)}),
         "negative": ("CLIPTextEncode", (2, 2), ["haze, blur, painting"],
@@ -177,10 +194,16 @@ def layout(nodes: dict[str, Node], object_info: dict[str, Any]) -> dict[str, Any
         properties: dict[str, Any] = {"Node name for S&R": kind}
         if kind.startswith("InstructIR_"):
             properties |= {"cnr_id": "instructir", "ver": VERSION}
+        if kind in MODELS:
+            directory, address = MODELS[kind]
+            file = widgets[0]
+            properties["models"] = [
+                {"name": file, "url": f"{address}/{file}", "directory": directory}
+            ]
         drawn.append(
             {
-                "id": ids[name], "type": kind, "pos": [380 * column, 360 * row],
-                "size": [340, 300], "flags": {}, "order": ids[name] - 1, "mode": 0,
+                "id": ids[name], "type": kind, "mode": 0, "pos": [380 * column, 360 * row],
+                "size": [340, HEIGHTS.get(kind, 300)], "flags": {}, "order": ids[name] - 1,
                 "inputs": inputs,
                 "outputs": [
                     {"name": label, "type": given, "links": [], "slot_index": slot}

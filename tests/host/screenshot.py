@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/screenshot.py docs/screenshot.png
 
-Needs the packages playwright and websocket-client, and a Chromium (CHROMIUM names it).
+Needs a Chromium (CHROMIUM names it) and playwright.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def main(out: Path) -> None:
             page.wait_for_timeout(4000)
             page.keyboard.press("Escape")
             workflow = json.loads(WORKFLOW.read_text("utf-8"))
-            page.evaluate("(w) => window.app.loadGraphData(w)", workflow)
+            page.evaluate(
+                "([w, name]) => window.app.loadGraphData(w, true, true, name)",
+                [workflow, WORKFLOW.stem],
+            )
             page.wait_for_timeout(2000)
             before = len(host.get("/history"))
             page.evaluate("() => window.app.queuePrompt(0)")
