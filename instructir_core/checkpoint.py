@@ -385,12 +385,15 @@ def convert(
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _digest(path, hashlib.sha256())
 
 
 def _git_blob(path: Path) -> str:
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    start = f"blob {path.stat().st_size}\0".encode()
+    return _digest(path, hashlib.sha1(start, usedforsecurity=False))
+
+
+def _digest(path: Path, digest: hashlib._Hash) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
