@@ -249,7 +249,7 @@ def _write(
                 own, head, _corpus(config, excluded), config.seed, examples=16 * config.sentences
             )
     provenance = {
-        "name": "mini" if config.network == MINI else path.parent.name,
+        "name": path.parent.name,
         "training": asdict(config),
         "steps": run.done,
         "minutes": round(run.seconds / 60, 1),
