@@ -168,10 +168,34 @@ def test_models(
     assert main(["models", "info", str(tmp_path / "none.pt")]) == 1
 
 
-def test_train_refuses_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(tmp_path / "none"), str(tmp_path / "run")]) == 1
-    assert "found no such folder" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--photos", "none"], "found no such folder"),
+        ([], "neither --photos nor --data"),
+        (["--photos", ".", "--preset", "9d"], "--preset 9d: expected one of 3d, 5d, 6d, 7d, mini"),
+        (["--photos", ".", "--stages", "0:96"], "expected share:crop:batch"),
+        (["--data", "."], "no training pictures for noise"),
+    ],
+)
+def test_train_refuses(
+    options: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(tmp_path / "run"), *options]) == 1
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, sheet = tmp_path / "photo.png", tmp_path / "sheet.png"
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(photo)
+    assert main(["degradations", str(photo), str(sheet)]) == 0
+    assert Image.open(sheet).size == (6 * 54, 8 * 44)
 
 
 def test_as_a_module() -> None:
