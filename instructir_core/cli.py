@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="length by the clock instead")
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--stages", help="share:crop:batch,... such as 0:96:16,0.6:160:6")
-    train.add_argument("--sentence-steps", type=int, help="length of the encoder's training")
+    train.add_argument("--shares", help="task=share,... instead of the preset's")
+    train.add_argument(
+        "--sentence-steps", type=int, help="length of the encoder's training; 0 keeps --init's"
+    )
     train.add_argument("--precision", choices=["no", "bf16", "fp16"])
     train.add_argument("--seed", type=int)
     train.add_argument("--teacher", type=Path, help="folder of a sentence model to distil")
@@ -453,6 +456,15 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
                 "0:96:16,0.6:160:6."
+            ) from None
+    if options.shares is not None:
+        try:
+            pairs = [part.split("=") for part in options.shares.split(",")]
+            changes["shares"] = {task: float(share) for task, share in pairs}
+        except ValueError:
+            raise ValueError(
+                f"--shares {options.shares}: expected task=share, comma-separated, such as "
+                "noise=0.5,rain=0.5."
             ) from None
     return {**changes, "text": not options.no_text}
 

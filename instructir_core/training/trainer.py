@@ -59,6 +59,7 @@ class TrainingConfig:
     text: bool = True
     """False: one learned steering for all, the ablation without text on the same backbone."""
     sentence_steps: int = 3000
+    """Length of the sentence encoder's own training; 0 keeps that of the weights started from."""
     splits: tuple[str, ...] = ("train",)
     """Parts of the instruction corpus to train on."""
     sentences: int = 4000
@@ -293,10 +294,13 @@ def _text(
             start = None
             if init is not None and isinstance(init.text_encoder, HashedEncoder) and head:
                 start = init.text_encoder, head
-            small, head = train_sentences(
-                corpus, config.seed, config.sentence_steps, teacher=teacher,
-                embedding_width=config.network.embedding_width, start=start,
-            )  # fmt: skip
+            if start is not None and config.sentence_steps == 0:
+                small, head = start
+            else:
+                small, head = train_sentences(
+                    corpus, config.seed, config.sentence_steps, teacher=teacher,
+                    embedding_width=config.network.embedding_width, start=start,
+                )  # fmt: skip
             checkpoint.save(path, None, head, classes, small, {"stage": "sentences"}, torch.float32)
         accelerator.wait_for_everyone()
         loaded = checkpoint.load(path)
