@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock, NetworkConfig
 from .tiles import MIN_TILE
 
-CPU_STRIP = 1 << 22
+CPU_STRIP = 2 << 20
 """Bytes of a strip's widest tensor on a CPU: the fastest of 1 to 16 MiB at 512 and 1024 pixels.
 
 Smaller strips stay in the caches but cost more calls, larger ones the other way round."""
