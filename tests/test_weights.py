@@ -49,9 +49,7 @@ def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
 
 
 @pytest.mark.parametrize("name", ["dark.png", "hazy.png", "rainy.png", "noisy.png"])
-def test_sentences_that_ask_for_nothing_leave_the_picture(
-    mini: Restorer, name: str
-) -> None:
+def test_sentences_that_ask_for_nothing_leave_the_picture(mini: Restorer, name: str) -> None:
     pixels = image.read(INPUTS / name).pixels[100:228, 200:328]
     instructions = [mini.encode(text) for task, text in SENTENCES if task == "none"]
     read = [i for i in instructions if i.probabilities["none"] > 0.9]
