@@ -25,7 +25,8 @@ from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock, NetworkC
 from .tiles import MIN_TILE
 
 CPU_STRIP = 2 << 20
-"""Bytes of a strip's widest tensor on a CPU: the fastest of 1 to 16 MiB at 512 and 1024 pixels.
+"""Bytes of a strip's widest tensor on a CPU: the fastest of 1 to 16 MiB at 512 pixels, and within
+the noise of the fastest of 1 to 4 at 1024.
 
 Smaller strips stay in the caches but cost more calls, larger ones the other way round."""
 GPU_STRIP = 1 << 27
