@@ -82,3 +82,17 @@ def test_plan() -> None:
 def test_free_memory_is_plausible() -> None:
     found = bounded.free_memory(torch.device("cpu"))
     assert found is None or 10**7 < found < 10**14
+
+
+def test_strips_are_pictures_in_channels_last_memory() -> None:
+    # Else every convolution copies its input and its output; the result would be the same.
+    picture = bounded._picture(torch.empty(4, 5, 3))
+    assert picture.is_contiguous(memory_format=torch.channels_last)
+    assert bounded._rows(picture).is_contiguous()
+
+
+@pytest.mark.parametrize(("height", "rows"), [(1, 2), (2, 2), (3, 2), (7, 3), (8, 100)])
+def test_spans_cover_the_picture(height: int, rows: int) -> None:
+    spans = list(bounded._spans(height, rows))
+    assert [row for a, b in spans for row in range(a, b)] == list(range(height))
+    assert all(2 <= b - a <= rows + 1 for a, b in spans) or height < 2
