@@ -27,7 +27,7 @@ from .degradations import ORDER, PAPER, TASKS, Degradation
 
 log = logging.getLogger(__name__)
 
-CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.15, "sr": 0.05}
+CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.22, "sr": 0.05}
 """Share of synthetic samples whose input is already clean: such a sentence leaves a clean picture
 as it is. Light and colour are a matter of taste, so the other tasks have no such samples."""
 COMPOSITE_SHARE = 0.08
@@ -39,8 +39,9 @@ _DARK = 0.2
 """Photos of lower mean brightness are no targets for the tasks that set brightness."""
 _MARGIN = 16
 """Pixels around a crop that blur may draw light from, more than the longest kernel's radius."""
-_SCALES = (1.0, 0.6)
-"""Clean photos are drawn at their own and at a smaller size."""
+_SCALES = (1.0, 0.6, 0.4)
+"""Clean photos are drawn at their own and at smaller sizes: a crop of a shrunk photo has more
+detail per pixel, and shows more of the scene that haze and light are to be told from."""
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
@@ -287,7 +288,7 @@ def held_out_pairs(
     store = Pictures()
     number = list(TASKS).index(task)
     for index, path in enumerate(photos):
-        for draw, scale in enumerate(_SCALES):
+        for draw, scale in enumerate(_SCALES[:2]):
             rng = np.random.default_rng((seed, number, index, draw))
             if task in ("lol", "en") and store.read(path).mean() < 255 * _DARK:
                 continue
