@@ -97,12 +97,12 @@ class Plan:
 def peak_bytes(config: NetworkConfig, height: int, width: int, value: int, strip: int) -> int:
     """Peak of `run` beside weights, input and result, for values of ``value`` bytes.
 
-    Two feature maps of full resolution, the picture itself, and the temporaries of a strip.
+    Two feature maps of full resolution, and the temporaries of a strip.
     """
     multiple = config.multiple
     pixels = (height + -height % multiple) * (width + -width % multiple)
     widest = min(strip, 2 * config.width * value * pixels)
-    return (2 * config.width + 9) * value * pixels + 5 * widest
+    return 2 * config.width * value * pixels + 5 * widest
 
 
 def plan(
@@ -170,12 +170,13 @@ def run(
     strips = strips or strips_for(image.device)
     height, width = image.shape[-2:]
     multiple = network.config.multiple
-    source = image.new_zeros(height + -height % multiple, width + -width % multiple, 3)
-    source[:height, :width] = _rows(image)
+    below, beside = -height % multiple, -width % multiple
+    padded = _rows(F.pad(image, (0, beside, 0, below)) if below or beside else image)
 
-    def level(x: Tensor, blocks: nn.Module, condition: nn.Module | None) -> None:
-        gated = _empty(x, *x.shape)
-        for block in blocks.children():
+    def blocks(
+        x: Tensor, gated: Tensor, plain: nn.Module, condition: nn.Module | None = None
+    ) -> None:
+        for block in plain.children():
             assert isinstance(block, NAFBlock)
             _block(x, gated, block, None, None, strips)
             advance()
@@ -187,21 +188,32 @@ def run(
             _block(x, gated, condition.block, scale, shift, strips)
             advance()
 
-    x = _conv3x3(source, network.intro, strips)
-    skips = []
-    for encoder, condition, down in zip(
-        network.encoders, network.enc_cond, network.downs, strict=True
-    ):
-        level(x, encoder, condition)
-        skips.append(x)
-        x = _down(x, down, strips)
-    level(x, network.middle_blks, None)
-    for up, decoder, condition in zip(network.ups, network.decoders, network.dec_cond, strict=True):
-        x = _up_into(skips.pop(), x, next(up.children()), strips)
-        level(x, decoder, condition)
-    restored = _conv3x3(x, network.ending, strips)
-    restored += source
-    return restored[:height, :width].permute(2, 0, 1)[None]
+    def level(depth: int, x: Tensor, spare: Tensor) -> None:
+        """All of the U from here down, on ``x`` in place; ``spare`` is memory of its size.
+
+        A map of the next level is half as large: it and its own spare memory share this one's.
+        """
+        if depth == len(network.encoders):
+            blocks(x, spare.view(x.shape), network.middle_blks)
+            return
+        blocks(x, spare.view(x.shape), network.encoders[depth], network.enc_cond[depth])
+        half, rest = spare.chunk(2)
+        rows, columns, channels = x.shape
+        smaller = half.view(rows // 2, columns // 2, 2 * channels)
+        _down(x, network.downs[depth], smaller, strips)
+        level(depth + 1, smaller, rest)
+        up = -1 - depth
+        _up_into(x, smaller, next(network.ups[up].children()), strips)
+        blocks(x, spare.view(x.shape), network.decoders[up], network.dec_cond[up])
+
+    x = _empty(image, *padded.shape[:2], network.config.width)
+    _conv3x3(padded, network.intro, x, strips)
+    del padded
+    level(0, x, _empty(image, x.numel()))
+    restored = _conv3x3(x, network.ending, image.new_empty(*x.shape[:2], 3), strips)
+    restored = restored[:height, :width]
+    restored += _rows(image)
+    return restored.permute(2, 0, 1)[None]
 
 
 def _block(
@@ -238,8 +250,9 @@ def _block(
         torch.mul(wide[..., :channels], wide[..., channels:], out=done)
         total += done.sum((0, 1), dtype=torch.float32)
 
-    zero = x.new_zeros(1, width, double)
-    above = zero  # the rows over the strip: past the border there is nothing
+    # Two rows of the strip above and two of this one: the rows between see both. Past the border
+    # there is nothing.
+    seam = x.new_zeros(4, width, double)
     for a, b in _spans(height, rows):
         part = x[a:b]
         if scale is not None and shift is not None:
@@ -248,13 +261,18 @@ def _block(
         if b - a == height:
             gate(wide, 0, 1)
             break
-        # The last row of the strip above and the first of this one see both.
-        gate(torch.cat([above, wide[:2]]), a + 1 - len(above), 0)
+        seam[2:] = wide[:2]
+        if a == 0:
+            gate(seam[1:], 0, 0)
+        else:
+            gate(seam, a - 1, 0)
         if b - a > 2:
             gate(wide, a + 1, 0)
-        above = wide[-2:].clone()
+        seam[:2] = wide[-2:]
+        del wide  # before the next strip needs as much
     else:
-        gate(torch.cat([above, zero]), height - 1, 0)
+        seam[2] = 0.0
+        gate(seam[:3], height - 1, 0)
 
     # Pass 2: attention and 1x1 into the residual, then the feed-forward half.
     mean = (total / (height * width)).to(x.dtype)
@@ -267,18 +285,23 @@ def _block(
     weight4, bias4 = _folded_norm(block.norm2, block.conv4)
     weight5 = block.conv5.weight.flatten(1) * gamma[:, None]
     bias5 = block.conv5.bias * gamma
+
+    def feed_forward(y: Tensor) -> Tensor:
+        """``conv5(gate(conv4(norm2(y))))``, all of it folded."""
+        normed = _normed(y)
+        wide = _conv1x1(normed, weight4, bias4)
+        product = torch.mul(wide[..., :channels], wide[..., channels:], out=normed)
+        return _conv1x1(product, weight5, bias5)
+
     for a, b in _spans(height, rows):
         part = x[a:b]
         y = _conv1x1(gated[a:b], weight3, bias3)
         if scale is None:
-            y = part.add_(y)
+            part += y
+            part += feed_forward(part)
         else:
             y.addcmul_(part, scale)
-        normed = _normed(y)
-        wide = _conv1x1(normed, weight4, bias4)
-        product = torch.mul(wide[..., :channels], wide[..., channels:], out=normed)
-        part += _conv1x1(product, weight5, bias5)
-        if scale is not None:
+            part += feed_forward(y)
             part += y
 
 
@@ -329,10 +352,9 @@ def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def _conv3x3(x: Tensor, conv: nn.Conv2d, strips: Strips) -> Tensor:
-    """(H, W, C) -> (H, W, D), zeros around."""
-    height, width, _ = x.shape
-    result = _empty(x, height, width, conv.out_channels)
+def _conv3x3(x: Tensor, conv: nn.Conv2d, result: Tensor, strips: Strips) -> Tensor:
+    """(H, W, C) -> ``result`` (H, W, D), zeros around."""
+    height = x.shape[0]
     rows = strips.rows(x, max(conv.in_channels, conv.out_channels))
     for a, b in _spans(height, rows):
         top, bottom = max(a - 1, 0), min(b + 1, height)
@@ -341,20 +363,18 @@ def _conv3x3(x: Tensor, conv: nn.Conv2d, strips: Strips) -> Tensor:
     return result
 
 
-def _down(x: Tensor, conv: nn.Module, strips: Strips) -> Tensor:
-    """(H, W, C) -> (H / 2, W / 2, 2C) by a 2x2 convolution of stride 2."""
+def _down(x: Tensor, conv: nn.Module, result: Tensor, strips: Strips) -> None:
+    """(H, W, C) -> ``result`` (H / 2, W / 2, 2C) by a 2x2 convolution of stride 2."""
     assert isinstance(conv, nn.Conv2d)
-    height, width, channels = x.shape
-    result = _empty(x, height // 2, width // 2, 2 * channels)
+    height, _, channels = x.shape
     rows = max(2, strips.rows(x, channels) // 2 * 2)
     for a in range(0, height, rows):
         part = F.conv2d(_picture(x[a : a + rows]), conv.weight, conv.bias, stride=2)
         result[a // 2 : (a + rows) // 2] = _rows(part)
-    return result
 
 
-def _up_into(skip: Tensor, x: Tensor, conv: nn.Module, strips: Strips) -> Tensor:
-    """``skip += pixel_shuffle(conv(x))``: (H, W, C) from (H / 2, W / 2, 2C), in place."""
+def _up_into(skip: Tensor, x: Tensor, conv: nn.Module, strips: Strips) -> None:
+    """``skip += pixel_shuffle(conv(x))``: (H, W, C) from (H / 2, W / 2, 2C)."""
     assert isinstance(conv, nn.Conv2d)
     height, width, channels = skip.shape
     # Output channels in the order (row, column, channel) make the shuffle a plain addition.
@@ -365,4 +385,3 @@ def _up_into(skip: Tensor, x: Tensor, conv: nn.Module, strips: Strips) -> Tensor
         wide = _conv1x1(x[a:b], weight, None)
         spread = wide.view(b - a, width // 2, 2, 2, channels).permute(0, 2, 1, 3, 4)
         skip[2 * a : 2 * b].view(b - a, 2, width // 2, 2, channels).add_(spread)
-    return skip
