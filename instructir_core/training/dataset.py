@@ -41,7 +41,12 @@ _MARGIN = 16
 """Pixels around a crop that blur may draw light from, more than the longest kernel's radius."""
 _SCALES = (1.0, 0.6, 0.4)
 """Clean photos are drawn at their own and at smaller sizes: a crop of a shrunk photo has more
-detail per pixel, and shows more of the scene that haze and light are to be told from."""
+detail per pixel."""
+_SCENE_TASKS = ("haze", "lol", "en")
+"""What only the scene as a whole tells: a white wall from fog, dusk from too little light."""
+_SCENE_SHARE = 0.5
+"""Share of their samples that show most of a photo, as the network sees it when it is used: its
+attention averages over all it is given, and a crop's average is another."""
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
@@ -197,7 +202,11 @@ def draw_pair(
         degraded, clean = draw_crop(images, size, rng)
         return degraded, clean
     assert source.degrade is not None
-    photo = store.read(pair.clean, float(rng.choice(_SCALES)))
+    scale = float(rng.choice(_SCALES))
+    if source.task in _SCENE_TASKS and rng.random() < _SCENE_SHARE:
+        side = min(store.read(pair.clean).shape[:2])
+        scale = min(1.0, (size + 2 * _MARGIN) / side * rng.uniform(1.0, 1.5))
+    photo = store.read(pair.clean, scale)
     if min(photo.shape[:2]) < size + 2 * _MARGIN:
         photo = store.read(pair.clean)
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.

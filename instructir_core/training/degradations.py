@@ -386,18 +386,32 @@ def _depth(
     shape: tuple[int, ...], image: Pixels, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """An invented (H, W) depth from 0 on: it grows towards one side, mostly the top, and carries
-    smooth bumps and sharp edges taken from the picture itself."""
+    smooth bumps; often the picture's own shapes stand at distances of their own."""
     height, width = shape
     yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
     angle = rng.normal(0.0, 0.6)
     ramp = -yy / height * np.cos(angle) + xx / width * np.sin(angle)
     depth = (ramp - ramp.min()) * rng.uniform(0.0, 1.0)
     depth += _smooth_noise((height, width), rng, scale=rng.uniform(0.1, 0.5)) * rng.uniform(0, 0.5)
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         guide = ndimage.gaussian_filter(image.mean(axis=2), 1.5)
         depth += guide * rng.uniform(-0.5, 0.5)
+    if rng.random() < 0.35:
+        depth += _shapes(image, rng)
     result: npt.NDArray[np.float32] = (depth - depth.min()).astype(np.float32)
     return result
+
+
+def _shapes(image: Pixels, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(H, W) steps of depth along the picture's edges: areas of one colour are one thing."""
+    blur = rng.uniform(0.01, 0.04) * min(image.shape[:2])
+    tone = ndimage.gaussian_filter(image @ rng.normal(0.0, 1.0, 3).astype(np.float32), blur)
+    borders = np.quantile(tone, np.sort(rng.random(int(rng.integers(1, 4)))))
+    distances = rng.uniform(-0.2, 0.2, len(borders) + 1).astype(np.float32)
+    steps: npt.NDArray[np.float32] = ndimage.gaussian_filter(
+        distances[np.searchsorted(borders, tone)], 0.7
+    )
+    return steps
 
 
 def _smooth_noise(
