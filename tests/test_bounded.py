@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +81,37 @@ def test_plan() -> None:
     assert none.tile == 64  # the smallest; then memory runs out or not
     half = plan(NetworkConfig(), 4096, 4096, value=2)
     assert half.bytes < 0.6 * large.bytes
+
+
+MEASURE = """
+import torch
+from pathlib import Path
+from instructir_core import bounded
+from instructir_core.model import InstructIR, NetworkConfig
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+config = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
+network = InstructIR(config).eval().requires_grad_(False)
+embedding = torch.ones(1, 256) / 16
+bounded.run(network, torch.rand(1, 3, 128, 128), embedding)  # what the libraries keep
+image = torch.rand(1, 3, 1024, 1024)
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+start = status("VmRSS")
+bounded.run(network, image, embedding)
+print(status("VmHWM") - start, bounded.plan(config, 1024, 1024).bytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_a_process_takes_the_memory_of_the_plan() -> None:
+    run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    taken, planned = map(int, run.stdout.split())
+    # The heap's gaps come on top; the plain forward takes six times as much.
+    assert 0.9 * planned < taken < 1.5 * planned
 
 
 def test_free_memory_is_plausible() -> None:
