@@ -33,6 +33,7 @@ from instructir_core.training.dataset import (
     split_held_out,
 )
 from instructir_core.training.datasets import Pair
+from instructir_core.training.degradations import TASKS as DEGRADATIONS
 from instructir_core.training.instructions import CLASSES, load_corpus
 from instructir_core.training.sentences import train_sentences
 from instructir_core.training.trainer import MINI, PRESETS, TrainingConfig, train
@@ -115,6 +116,24 @@ def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
     for seed in range(8):
         degraded, clean = draw_pair(source, Pictures(), 32, np.random.default_rng(seed))
         np.testing.assert_allclose(clean - degraded, 90 / 255, atol=1e-6)
+
+
+def test_colour_is_learned_from_recoloured_photos_but_scored_on_true_ones(tmp_path: Path) -> None:
+    brick = np.array([190, 110, 80], np.uint8)
+    for name, colour in (("brick", brick), ("grey", np.full(3, 110, np.uint8))):
+        Image.fromarray(np.tile(colour, (200, 200, 1))).save(tmp_path / f"{name}.png")
+    found = {}
+    for name in ("brick", "grey"):
+        source = Source("en", (Pair(None, tmp_path / f"{name}.png"),), DEGRADATIONS["en"])
+        for plain in (False, True):
+            rngs = (np.random.default_rng(seed) for seed in range(40))
+            targets = [draw_pair(source, Pictures(), 32, rng, plain)[1][0, 0] for rng in rngs]
+            found[name, plain] = np.array(targets)
+    as_it_is = np.abs(found["brick", False] - brick / np.float32(255)).max(1) < 1e-6
+    assert 8 <= as_it_is.sum() <= 24
+    assert np.abs(found["brick", True] - brick / np.float32(255)).max() < 1e-6
+    grey = found["grey", False]
+    assert np.ptp(grey, axis=1).max() < 1e-6 and np.ptp(grey[:, 0]) > 0.02
 
 
 def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:

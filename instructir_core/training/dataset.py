@@ -50,6 +50,9 @@ attention averages over all it is given, and a crop's average is another."""
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
+_RECOLOUR_SHARE = 0.6
+"""Share of their synthetic samples from a photo in other colours: else the few photos are learned
+by heart, and what is held out gets colours that are sure and wrong."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,19 @@ def draw_crop(
     return crops
 
 
+def _recolour(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Other hues, saturation and brightness; what is grey stays grey, so that casts still show."""
+    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    # Hues turn about the axis of the greys.
+    angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.3 else rng.normal(0.0, 0.25)
+    cos, sin = np.cos(angle), np.sin(angle) / np.sqrt(3.0)
+    turn = np.full((3, 3), (1.0 - cos) / 3.0) + cos * np.eye(3)
+    turn += sin * np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    chroma = (image - grey[..., None]) @ turn.T * rng.uniform(0.75, 1.25)
+    lightness = grey ** np.exp(rng.uniform(-0.2, 0.2))
+    return np.clip(lightness[..., None] + chroma, 0.0, 1.0).astype(np.float32)
+
+
 def draw_pair(
     source: Source, store: Pictures, size: int, rng: np.random.Generator, plain: bool = False
 ) -> tuple[Pixels, Pixels]:
@@ -212,6 +228,8 @@ def draw_pair(
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.
     margin = _MARGIN if source.task == "blur" else 0
     (clean,) = draw_crop([photo], size + 2 * margin, rng)
+    if not plain and source.task in _SCENE_TASKS and rng.random() < _RECOLOUR_SHARE:
+        clean = _recolour(clean, rng)
     first = ORDER.index(source.task)
     if plain:
         degraded = source.degrade(clean, rng)
