@@ -87,6 +87,21 @@ def test_haze_brings_contrast_down_and_follows_one_law() -> None:
         assert black.max() > 0.05
 
 
+def test_haze_lies_over_everything_or_over_what_is_far() -> None:
+    black = np.zeros((64, 64, 3), np.float32)
+    nearest, farthest = [], []
+    for seed in range(40):
+        light = TASKS["haze"](black, np.random.default_rng(seed))  # A (1 - t)
+        nearest.append(light.min())
+        farthest.append(light.max())
+        share = light[light.min(axis=2) > 0.2]
+        if len(share):  # one t for all channels
+            assert np.ptp(share[:, 0] / share[:, 1]) < 0.04
+    clear = sum(n < 0.01 for n in nearest)
+    assert 8 <= clear <= 24 and max(nearest) > 0.2
+    assert min(farthest) > 0.1
+
+
 def test_low_light_is_at_least_a_stop_darker() -> None:
     for seed in range(8):
         dark = TASKS["lol"](PHOTO, np.random.default_rng(seed))

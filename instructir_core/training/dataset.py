@@ -27,7 +27,7 @@ from .degradations import ORDER, PAPER, TASKS, Degradation
 
 log = logging.getLogger(__name__)
 
-CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.22, "sr": 0.05}
+CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.28, "sr": 0.05}
 """Share of synthetic samples whose input is already clean: such a sentence leaves a clean picture
 as it is. Light and colour are a matter of taste, so the other tasks have no such samples."""
 COMPOSITE_SHARE = 0.08

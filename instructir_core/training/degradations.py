@@ -124,9 +124,17 @@ def rain(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def haze(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Koschmieder's law: ``J t + A (1 - t)``, ``t = exp(-beta depth)``, over an invented depth."""
-    depth = _depth(image.shape[:2], image, rng) + np.float32(rng.uniform(0.1, 0.7))
-    transmission = np.exp(-rng.uniform(0.4, 1.7) * depth)[..., None]
+    """Koschmieder's law: ``J t + A (1 - t)``, ``t = exp(-beta depth)``, over an invented depth.
+
+    Haze lies over everything, or, as on a clear day, only over what is far.
+    """
+    depth = _depth(image.shape[:2], image, rng)
+    if rng.random() < 0.4:
+        beta = -np.log(rng.uniform(0.25, 0.75)) / max(float(depth.max()), 0.1)
+    else:
+        beta = rng.uniform(0.4, 1.7)
+        depth += np.float32(rng.uniform(0.1, 0.7))
+    transmission = np.exp(-beta * depth)[..., None]
     transmission = np.clip(transmission, 0.12, 1.0)
     light = rng.uniform(0.65, 1.0) * (1.0 + rng.normal(0.0, 0.02, 3))
     return quantize(image * transmission + np.clip(light, 0.0, 1.0) * (1.0 - transmission))
