@@ -78,13 +78,10 @@ def test_rain_only_adds_light_along_streaks() -> None:
         assert np.ptp(rained, axis=2).max() <= 1.01 / 255  # streaks have no colour
 
 
-def test_haze_brings_contrast_down_and_follows_one_law() -> None:
+def test_haze_brings_contrast_down() -> None:
     for seed in range(8):
         hazy = TASKS["haze"](PHOTO, np.random.default_rng(seed))
         assert hazy.std() < PHOTO.std()
-        # J t + A (1 - t) of black and of white pictures differ by t, the same in all channels.
-        black = TASKS["haze"](np.zeros_like(PHOTO), np.random.default_rng(seed))
-        assert black.max() > 0.05
 
 
 def test_haze_lies_over_everything_or_over_what_is_far() -> None:

@@ -47,12 +47,12 @@ _SCENE_TASKS = ("haze", "lol", "en")
 _SCENE_SHARE = 0.5
 """Share of their samples that show most of a photo, as the network sees it when it is used: its
 attention averages over all it is given, and a crop's average is another."""
-
-Bytes = npt.NDArray[np.uint8]
-Pixels = npt.NDArray[np.float32]
 _RECOLOUR_SHARE = 0.6
 """Share of their synthetic samples from a photo in other colours: else the few photos are learned
 by heart, and what is held out gets colours that are sure and wrong."""
+
+Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Pictures:
             whole = Image.fromarray(self.read(path))
             size = (max(1, round(scale * whole.width)), max(1, round(scale * whole.height)))
             pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
+        if scale not in _SCALES:
+            return pixels  # a size drawn at random, which nobody asks for again
         self.kept[key] = pixels
         self.bytes += pixels.nbytes
         while self.bytes > self.limit and len(self.kept) > 1:
