@@ -37,6 +37,18 @@ MAX_KNOWN = 1024
 """Sentences whose instructions are kept in memory."""
 SECOND_TASK = 0.2
 """A task read with at least this probability counts as asked for."""
+UNSURE = 0.6
+"""A sentence read less surely than this is worth saying in other words."""
+NOTHING = 0.5
+"""From this probability of `NO_TASK` on, a sentence is taken to ask for nothing."""
+UNKNOWN_LANGUAGE = 0.5
+"""From this probability on, a sentence is taken to be in no language that the model knows."""
+LANGUAGES = {
+    "en": "English", "zh": "Chinese (simplified)", "zh-Hant": "Chinese (traditional)",
+    "ja": "Japanese", "ko": "Korean", "de": "German", "fr": "French", "es": "Spanish",
+    "pt": "Portuguese", "ru": "Russian",
+}  # fmt: skip
+"""Codes of languages -> their names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +64,8 @@ class Instruction:
     """Probability of every task that the model knows; they sum to 1."""
     model: str
     """Name of the model that encoded it; embeddings of different models do not mix."""
+    languages: tuple[str, ...] = ()
+    """Where it is in none of the languages that the model knows: those."""
 
     def copy(self) -> Instruction:
         """The same with tensors of its own."""
@@ -60,21 +74,42 @@ class Instruction:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Every task the sentence seems to ask for, most probable first."""
-        asked = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
-        return tuple(t for t in asked if t == self.task or self.probabilities[t] >= SECOND_TASK)
+        """Every task the sentence seems to ask for, `task` first, then the most probable."""
+        others = (t for t, p in self.probabilities.items() if t != self.task and p >= SECOND_TASK)
+        return (self.task, *sorted(others, key=self.probabilities.__getitem__, reverse=True))
+
+    @property
+    def asks_nothing(self) -> bool:
+        """It is no request that the model can carry out: the picture stays as it is."""
+        return self.task == NO_TASK
 
     @property
     def advice(self) -> str | None:
-        """What to do about a sentence that asks for more than one thing or for none, or None."""
+        """What to do about a sentence that was not read surely as one task, or None."""
+        if self.languages:
+            known = ", ".join(LANGUAGES.get(code, code) for code in self.languages)
+            return (
+                "This sentence seems to be in a language that the model does not read, so the "
+                f"picture is left as it is. It reads {known}."
+            )
         if self.task == NO_TASK:
-            return "This sentence names nothing that the model restores. Say what is wrong."
-        if len(self.tasks) < 2 or NO_TASK in self.tasks[:2]:
+            return (
+                "This sentence names nothing that the model restores, so the picture is left as "
+                "it is. Say what is wrong."
+            )
+        read = [TASK_WORDS[t] for t in self.tasks]
+        if len(self.tasks) > 1 and NO_TASK not in self.tasks[:2]:
+            return (
+                f"This sentence is about {' and '.join(read)} at once. Give each its own "
+                "instruction and chain them: the network is trained to do one thing at a time."
+            )
+        share = self.probabilities[self.task]
+        if share >= UNSURE and NO_TASK not in self.tasks:
             return None
-        read = " and ".join(TASK_WORDS[t] for t in self.tasks)
         return (
-            f"This sentence is about {read} at once. Give each its own instruction and chain "
-            "them: the network is trained to do one thing at a time."
+            f"Read as {read[0]} with {share:.0%} only"
+            + (f", and as {TASK_WORDS[NO_TASK]} nearly as well" if NO_TASK in self.tasks else "")
+            + ". Say what is wrong in other words, such as 'remove the noise'."
         )
 
     def __str__(self) -> str:
@@ -142,10 +177,14 @@ class HashedEncoderConfig:
     width: int = 96
     heads: int = 4
     layers: int = 1
+    languages: tuple[str, ...] = ()
+    """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
 
     def __post_init__(self) -> None:
         sizes = (self.buckets, self.width, self.heads, self.layers)
-        if not all(isinstance(n, int) and n > 0 for n in sizes) or self.width % self.heads:
+        known = all(isinstance(language, str) for language in self.languages)
+        counted = all(isinstance(n, int) and n > 0 for n in sizes)
+        if not (known and counted) or self.width % self.heads:
             raise ValueError(
                 f"found a text encoder of {self}; expected positive whole numbers, the width a "
                 "multiple of the heads. Get the file again"
@@ -154,12 +193,13 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
+        values = {"languages": (), **values}  # the first files have none
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
                 f"{sorted(cls.__dataclass_fields__)}. Update this package"
             )
-        return cls(**values)
+        return cls(**{**values, "languages": tuple(values["languages"])})
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
@@ -180,6 +220,11 @@ def tokenize(text: str) -> list[str]:
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
     return _TOKEN.findall(text) or [text.strip() or " "]
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each token of `tokenize` begins and ends in a text as it stands."""
+    return [match.span() for match in _TOKEN.finditer(text)]
 
 
 def _hash(feature: str, buckets: int) -> int:
@@ -230,11 +275,19 @@ class HashedEncoder(nn.Module):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)
+        # One class more than languages: any other. Words and pieces alone tell, without order.
+        self.language = nn.Linear(width, len(config.languages) + 1) if config.languages else None
 
     def forward(
         self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
     ) -> Tensor:
-        """Lists of tokens -> (B, width) unit vectors.
+        """Lists of tokens -> (B, width) unit vectors; ``drop_words`` as in `look_up`."""
+        return self.combine(*self.look_up(sentences, drop_words))
+
+    def look_up(
+        self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Lists of tokens -> their vectors (B, T, width), and the (B, T) mask of those there are.
 
         ``drop_words`` (training only): for each token in order, True to hide the whole-word
         vectors, so that the pieces learn to carry a misspelt word.
@@ -255,8 +308,10 @@ class HashedEncoder(nn.Module):
         counts = [len(tokens) for tokens in sentences]
         x = nn.utils.rnn.pad_sequence(list((words + pieces).split(counts)), batch_first=True)
         counts_t = torch.tensor(counts, device=device)
-        mask = torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
+        return x, torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
 
+    def combine(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The vectors of words (B, T, width) and their mask -> (B, width) unit vectors."""
         x = x + F.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~mask)
@@ -270,6 +325,14 @@ class HashedEncoder(nn.Module):
             if len(found) > MAX_TOKENS:
                 _warn_truncated(text, len(found))
         return self([t[:MAX_TOKENS] for t in tokens]).float().cpu()
+
+    @torch.inference_mode()
+    def foreign(self, sentences: Sequence[str]) -> Tensor:
+        """(B,) probability that each is in none of the languages of the config; 0 without any."""
+        if self.language is None:
+            return torch.zeros(len(sentences))
+        x, mask = self.look_up([tokenize(s)[:MAX_TOKENS] for s in sentences])
+        return self.language(mean_pool(x, mask)).softmax(-1)[:, -1].float().cpu()
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -345,26 +408,57 @@ class InstructionReader:
         self.encoder, self.head, self.tasks, self.model = encoder, head, tuple(tasks), model
         self.known: dict[str, Instruction] = {}
 
-    @torch.inference_mode()
     def read(self, text: str) -> Instruction:
         """Encode one sentence; raises ``ValueError`` when it is empty."""
-        text = check_sentence(text)
-        if text in self.known:
-            return self.known[text].copy()
-        embedding, logits = self.head(self.encoder.encode([text]))
-        probabilities = dict(zip(self.tasks, logits[0].softmax(-1).tolist(), strict=True))
-        # Cloned, so that it is an ordinary tensor that may be saved or trained on.
-        instruction = Instruction(
-            text,
-            embedding.detach().clone(),
-            max(probabilities, key=probabilities.__getitem__),
-            probabilities,
-            self.model,
-        )
-        if len(self.known) >= MAX_KNOWN:
+        return self.read_all([text])[0]
+
+    @torch.inference_mode()
+    def read_all(self, texts: Sequence[str]) -> list[Instruction]:
+        """Encode sentences, several at once; raises ``ValueError`` when one is empty."""
+        texts = [check_sentence(text) for text in texts]
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if len(self.known) + len(new) > MAX_KNOWN:
             self.known.clear()
-        self.known[text] = instruction
-        return instruction.copy()
+            new = list(dict.fromkeys(texts))
+        if new:
+            embeddings, logits = self.head(self.encoder.encode(new))
+            foreign, languages = self._foreign(new)
+            for text, embedding, row, other in zip(
+                new, embeddings, logits.softmax(-1).tolist(), foreign, strict=True
+            ):
+                probabilities = _without(dict(zip(self.tasks, row, strict=True)), other)
+                # Cloned, so that it is an ordinary tensor that may be saved or trained on.
+                self.known[text] = Instruction(
+                    text,
+                    embedding[None].detach().clone(),
+                    _strongest(probabilities),
+                    probabilities,
+                    self.model,
+                    languages if other >= UNKNOWN_LANGUAGE else (),
+                )
+        return [self.known[text].copy() for text in texts]
+
+    def _foreign(self, texts: Sequence[str]) -> tuple[list[float], tuple[str, ...]]:
+        """How probably each is in no language that the encoder knows, and those it knows."""
+        if not isinstance(self.encoder, HashedEncoder) or NO_TASK not in self.tasks:
+            return [0.0] * len(texts), ()
+        return self.encoder.foreign(texts).tolist(), self.encoder.config.languages
+
+
+def _without(probabilities: dict[str, float], foreign: float) -> dict[str, float]:
+    """What a sentence asks for when it is in an unknown language with this probability: nothing."""
+    if not foreign:
+        return probabilities
+    shares = {task: p * (1.0 - foreign) for task, p in probabilities.items()}
+    return {**shares, NO_TASK: shares[NO_TASK] + foreign}
+
+
+def _strongest(probabilities: Mapping[str, float]) -> str:
+    """The most probable task; `NO_TASK` only where it is as probable as all others together."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    if best == NO_TASK and probabilities[best] < NOTHING:
+        best = max((t for t in probabilities if t != best), key=probabilities.__getitem__)
+    return best
 
 
 def config_to_json(encoder: HashedEncoder) -> str:
