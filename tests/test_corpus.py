@@ -15,15 +15,14 @@ from tiny_model import DATA
 from instructir_core.cli import main
 from instructir_core.evaluate import read_sentences
 from instructir_core.text import tokenize
-from instructir_core.training import instructions
+from instructir_core.training import framing, instructions
+from instructir_core.training.framing import join, vary
 from instructir_core.training.instructions import (
     CLASSES,
     SPEAKERS,
     SPLITS,
     card,
-    join,
     load_corpus,
-    vary,
 )
 
 TEST_FILES = sorted(DATA.glob("*sentences*.tsv"))
@@ -108,19 +107,41 @@ def test_same_seed_same_corpus() -> None:
     assert english == [s for s in load_corpus(1, 3) if s.language == "en"]
 
 
-@pytest.mark.parametrize("text", ["remove the rain", "去掉照片里的雨，谢谢"])
-def test_variants(text: str) -> None:
-    one = [vary(text, np.random.default_rng(s)) for s in range(60)]
-    assert one == [vary(text, np.random.default_rng(s)) for s in range(60)]
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "remove the rain"),
+        ("de", "den Regen wegmachen, für größere Abzüge"),
+        ("ru", "убери дождь с фото, ещё мокро"),
+        ("zh", "去掉照片里的雨，谢谢"),
+    ],
+)
+def test_variants(language: str, text: str) -> None:
+    one = [vary(text, np.random.default_rng(s), language) for s in range(60)]
+    assert one == [vary(text, np.random.default_rng(s), language) for s in range(60)]
     assert len(set(one)) > 10
     letters = {c for variant in one for c in variant if c.isascii() and c.isalpha()}
-    assert text.isascii() or letters <= set("q")  # no slips of an English keyboard
+    assert language in ("en", "de") or letters <= set("q")  # no slips of an English keyboard
+    # Some people type no umlauts and no ё.
+    assert language not in ("de", "ru") or any("groessere" in v or " еще" in v for v in one)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_its_frame(language: str) -> None:
+    frame = framing._FRAMES[language]
+    for part in frame:
+        options = part.split("|")
+        assert len(options) >= 8 and len(set(options)) == len(options)
+        assert all(o.strip() for o in options)
+    drawn = {vary("ж", np.random.default_rng(s), language) for s in range(400)}
+    assert any(v.startswith(tuple(frame.openings.split("|"))) for v in drawn)
+    assert any(v.endswith(tuple(frame.closings.split("|"))) for v in drawn)
 
 
 def test_two_requests_are_joined_in_their_language() -> None:
-    joined = join("remove the rain.", "brighten it", np.random.default_rng(0))
+    joined = join("remove the rain.", "brighten it", np.random.default_rng(0), "en")
     assert joined.startswith("remove the rain") and joined.endswith("brighten it")
-    joined = join("去雨。", "提亮", np.random.default_rng(0))
+    joined = join("去雨。", "提亮", np.random.default_rng(0), "zh")
     assert joined.startswith("去雨") and joined.endswith("提亮") and not joined.isascii()
     assert "。" not in joined and " and " not in joined
 

@@ -27,7 +27,8 @@ from ..text import (
     TransformersEncoder,
     tokenize,
 )
-from .instructions import CLASSES, Sentence, join, vary
+from .framing import join, vary
+from .instructions import CLASSES, Sentence
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Te
     for sentence in corpus:
         # Hand-written sentences say what no pattern does, and are far fewer.
         copies = VARIANTS * (2 if sentence.handwritten else 1)
-        texts += [sentence.text, *(vary(sentence.text, rng) for _ in range(copies - 1))]
+        texts += [
+            sentence.text,
+            *(vary(sentence.text, rng, sentence.language) for _ in range(copies - 1)),
+        ]
         targets += [_targets([sentence.task])] * copies
         languages += [sentence.language] * copies
     restoring = [s for s in corpus if s.task != NO_TASK]
@@ -67,7 +71,8 @@ def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Te
         if first.language != second.language:
             continue
         tasks = [first.task, second.task]
-        texts.append(vary(join(first.text, second.text, rng), rng))
+        both = join(first.text, second.text, rng, first.language)
+        texts.append(vary(both, rng, first.language))
         targets.append(_targets(tasks))
         languages.append(first.language)
     return texts, torch.stack(targets), languages

@@ -33,7 +33,8 @@ from ..model import InstructIR, NetworkConfig
 from ..text import NO_TASK, HashedEncoder, InstructionHead, TextEncoder
 from .dataset import Batches, Pictures, Source, draw_pair
 from .degradations import TASKS
-from .instructions import CLASSES, SPLITS, Sentence, load_corpus, vary
+from .framing import vary
+from .instructions import CLASSES, SPLITS, Sentence, load_corpus
 from .sentences import encode_all, refit_classes, train_sentences
 
 log = logging.getLogger(__name__)
@@ -127,10 +128,11 @@ def sentence_bank(
     rng = np.random.default_rng((seed, 4))
     bank = {}
     for task in sorted({s.task for s in corpus}):
-        known = [s.text for s in corpus if s.task == task]
-        texts = [known[i] for i in rng.permutation(len(known))[:count]]
+        known = [s for s in corpus if s.task == task]
+        texts = [known[i].text for i in rng.permutation(len(known))[:count]]
         while len(texts) < count:
-            texts.append(vary(known[int(rng.integers(len(known)))], rng))
+            sentence = known[int(rng.integers(len(known)))]
+            texts.append(vary(sentence.text, rng, sentence.language))
         bank[task] = encode_all(encoder, texts)
     return bank
 
