@@ -77,6 +77,27 @@ _FRAMES = {
         "，其他别动| 3q",
         "，|，然后|，再|，并且|，同时|，还有|，也|；|，最后|，顺便",
     ),
+    "zh-Hant": _Frame(
+        "請|幫我|請幫我|麻煩|拜託|可以|能不能|我想|欸，|那個，|你好，|哈囉，|不好意思，|大大，|"
+        "求救！|急！|快|幫忙|唔該|想請你",
+        "喔|啦|吧|嗎|好嗎|可以嗎|耶|～|，謝謝|，謝謝！|，感恩|，拜託|！|。|！！|？|……|，急|"
+        "，辛苦了|，其他不要動|，唔該| 3Q",
+        "，|，然後|，再|，而且|，同時|，還有|，也|；|，最後|，順便|、",
+    ),
+    "ja": _Frame(
+        "すみません、|お願い、|あの、|ねえ、|えっと、|至急、|こんにちは、|これ、|できれば|助けて！|"
+        "ちょっと|もしよければ|急ぎで|この写真なんですが、|なあ、|どうか|頼む、",
+        "、お願いします|。|！|！！|？|ね|よ|、よろしく|、よろしくお願いします|。お願いします！|、頼む|"
+        "笑|w|…|〜|、急ぎです|、ありがとう|、ほかはそのままで|、できれば",
+        "、|、あと|、それから|、ついでに|、そして|、さらに|、次に|。それと|＋|して| ",
+    ),
+    "ko": _Frame(
+        "저기,|안녕하세요,|혹시|제발|빨리|이거 좀|죄송한데|도와주세요!|음|저기요|부탁인데|"
+        "선생님,|있잖아,|가능하면|급한데|하이|여기",
+        "부탁드려요|부탁해요|감사합니다|고마워요|!!|!|?|ㅠㅠ|ㅎㅎ|ㅋㅋ|~|...|.|급해요|플리즈|제발요|"
+        "가능할까요|나머지는 그대로요",
+        " 그리고 |, |, 그다음 |, 그리고 나서 |, 또 |, 추가로 | + |; | 하고 |, 마지막으로 ",
+    ),
 }
 """By the name of the language's corpus file."""
 _UNSPACED = ("zh", "zh-Hant", "ja")
@@ -88,6 +109,14 @@ _SLIPS = {
             strict=True,
         )
     ),
+    "zh-Hant": dict(
+        zip(
+            "的得在再像象做作糊噪暗點哪雨霧亮片",
+            "得的再在象像作做胡躁按典那語誤量篇",
+            strict=True,
+        )
+    ),
+    "ja": dict(zip("っゃゅょぼぶざずー", "つやゆよぽぷさづ～", strict=True)),
 }
 """Characters that a phonetic keyboard confuses."""
 _NEIGHBOURS = dict(
@@ -123,7 +152,9 @@ def vary(text: str, rng: np.random.Generator, language: str) -> str:
             words[i] = _misspell(words[i], rng)
     if len(words) > 4 and rng.random() < 0.1:
         del words[int(rng.integers(len(words)))]
-    typed = opening + " ".join(words) + closing
+    # Koreans leave out spaces at will.
+    space = "" if language == "ko" and rng.random() < 0.2 else " "
+    typed = opening + space.join(words) + closing
     return typed.translate(_PLAIN) if not typed.isascii() and rng.random() < 0.3 else typed
 
 
