@@ -129,20 +129,24 @@ _ENDINGS = (
 _PUNCTUATION = r"[,.;:!?，。；：！？、…&+/|\n]+|\s[-–—]\s|[–—]+"
 
 
+def _words(kind: str) -> str:
+    """The regular expression of all words that say one thing."""
+    spaced = "|".join(line.strip() for line in _WORDS[kind].strip().splitlines())
+    unspaced = "|".join(line.strip() for line in _CHARACTERS.get(kind, "").strip().splitlines())
+    return rf"(?<!\w)(?:{spaced})(?!\w)" + (f"|{unspaced}" if unspaced else "")
+
+
 def _pattern() -> re.Pattern[str]:
     """Every place where a sentence may be cut; the group that matched says what the cut says."""
-    groups = []
-    for kind in _WORDS:
-        words = "|".join(line.strip() for line in _WORDS[kind].strip().splitlines())
-        found = rf"(?<!\w)(?:{words})(?!\w)"
-        if kind in _CHARACTERS:
-            found += "|" + "|".join(s.strip() for s in _CHARACTERS[kind].strip().splitlines())
-        groups.append(f"(?P<{kind}>{f'(?={found})' if kind == TURN else found})")
-    groups.append(f"(?P<mark>{_ENDINGS}|{_PUNCTUATION})")
-    return re.compile("|".join(groups), re.IGNORECASE)
+    groups = [
+        f"(?P<{kind}>{f'(?={_words(kind)})' if kind == TURN else _words(kind)})" for kind in _WORDS
+    ]
+    return re.compile("|".join([*groups, f"(?P<mark>{_ENDINGS}|{_PUNCTUATION})"]), re.IGNORECASE)
 
 
 _CUTS = _pattern()
+_TURNS = re.compile(rf"(?:\s*(?:{_words(TURN)}))+\s*", re.IGNORECASE)
+_ORDERS = frozenset({THEN, FIRST, LAST, AFTER, BEFORE, SWAP})
 _REFUSAL = re.compile(
     r"\b(?:don['’]?t|do not|never|without|keep|leave|not the|no need|ohne|lass|behalte|nicht den|"
     r"sans|laisse|garde|ne touche\w*|sin|deja|conserva|no toques|sem|deixa|não mex\w+|без|оставь|"
@@ -226,8 +230,12 @@ def _divide(text: str, reader: Reads) -> list[_Part]:
         for i in range(j)
         if j - i <= LONGEST_SPAN or (i, j) == (0, len(clauses))
     ]
-    stretches = [_Stretch(clauses[i].start, clauses[j - 1].end, clauses[i].said) for i, j in spans]
+    stretches = [_together(clauses[i:j]) for i, j in spans]
     read = dict(zip(spans, _read(text, stretches, reader), strict=True))
+    if NO_TASK not in reader.tasks:
+        for i, clause in enumerate(clauses):
+            if _REFUSAL.search(text, clause.start, clause.end):
+                read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK)
     best: list[tuple[float, list[_Part]]] = [(-PRICE, [])]
     for j in range(1, len(clauses) + 1):
         ways = [(i, read[i, j]) for i in range(j) if (i, j) in read]
@@ -242,26 +250,32 @@ def _clauses(text: str) -> list[_Stretch]:
     start, said = 0, frozenset[str]()
     for match in [*_CUTS.finditer(text), None]:
         end = len(text) if match is None else match.start()
-        if re.search(r"\w", text[start:end]):
+        if re.search(r"\w", text[start:end]) and not _TURNS.fullmatch(text, start, end):
             found.append(_Stretch(start, end, said))
-            said = frozenset()
+            start, said = end, frozenset()
         if match is not None:
             said |= {match.lastgroup or ""}
-            start = match.end()
+            if not _TURNS.fullmatch(text, start, match.end()):
+                start = match.end()
     if len(found) > MOST_CLAUSES:
-        rest = found[MOST_CLAUSES]
-        found[MOST_CLAUSES:] = [_Stretch(rest.start, found[-1].end, rest.said)]
+        found[MOST_CLAUSES:] = [_together(found[MOST_CLAUSES:])]
     return found or [_Stretch(0, len(text), said)]
 
 
+def _together(clauses: Sequence[_Stretch]) -> _Stretch:
+    """Neighbouring clauses as one; an order that is said within is an order said."""
+    first, *others = clauses
+    within = any(clause.said & _ORDERS for clause in others)
+    said = first.said | {THEN} if within else first.said
+    return _Stretch(first.start, clauses[-1].end, said)
+
+
 def _read(text: str, stretches: Sequence[_Stretch], reader: Reads) -> list[_Part]:
-    instructions = reader.read_all([text[s.start : s.end] for s in stretches])
-    parts = []
-    for stretch, instruction in zip(stretches, instructions, strict=True):
-        refused = NO_TASK not in reader.tasks and _REFUSAL.search(instruction.text)
-        task = NO_TASK if refused else instruction.task
-        parts.append(_Part(stretch.start, stretch.end, stretch.said, instruction, task))
-    return parts
+    read = reader.read_all([text[s.start : s.end] for s in stretches])
+    return [
+        _Part(stretch.start, stretch.end, stretch.said, instruction, instruction.task)
+        for stretch, instruction in zip(stretches, read, strict=True)
+    ]
 
 
 def _said_before_dropped(parts: Sequence[_Part]) -> list[_Part]:
@@ -311,7 +325,7 @@ def _divide_unmarked(text: str, part: _Part, reader: Reads) -> list[_Part]:
 def _in_order(parts: Sequence[_Part]) -> list[_Part]:
     """The order that the cuts say, or `ORDER` where none says any."""
     said = frozenset[str]().union(*(part.said for part in parts))
-    if not said & {THEN, FIRST, LAST, AFTER, BEFORE, SWAP}:
+    if not said & _ORDERS:
         return sorted(parts, key=lambda part: ORDER.index(part.task))
     places = [float(place) for place in range(len(parts))]
     for place, part in enumerate(parts):

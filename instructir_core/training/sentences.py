@@ -63,11 +63,12 @@ class Examples:
     """Of each text; `OTHER` where it should not be read."""
 
     def shares(self) -> np.ndarray:
-        """(N,) how often to draw each: every class alike, and within it languages by the square
-        root of what there is of them, so that small ones are heard."""
+        """(N,) how often to draw each: every class alike, `OTHER` being one more, and within it
+        languages by the square root of what there is of them, so that small ones are heard."""
         cells: dict[tuple[int, str], list[int]] = defaultdict(list)
         for i, task in enumerate(self.targets.argmax(1).tolist()):
-            cells[task, self.languages[i]].append(i)
+            language = self.languages[i]
+            cells[task if language != OTHER else len(CLASSES), language].append(i)
         mass: Counter[int] = Counter()
         for (task, _), rows in cells.items():
             mass[task] += len(rows) ** 0.5
@@ -102,8 +103,7 @@ def build_examples(corpus: Sequence[Sentence], seed: int, languages: bool = True
         targets.append(_targets(tasks))
         spoken.append(language)
     if languages:
-        foreign = [text for text in other_languages() for _ in range(VARIANTS)]
-        foreign += [disguise(corpus[i].text, rng) for i in rng.permutation(len(corpus))[::4]]
+        foreign = draw_foreign(corpus, len(corpus) // 4, rng)
         texts += foreign
         targets += [_targets([NO_TASK])] * len(foreign)
         spoken += [OTHER] * len(foreign)
@@ -158,11 +158,22 @@ def draw_pairs(
     return pairs
 
 
-def other_languages() -> list[str]:
-    """Sentences in languages that the corpus has none of."""
+def draw_foreign(corpus: Sequence[Sentence], count: int, rng: np.random.Generator) -> list[str]:
+    """Text in languages that the corpus has none of: written, mixed anew, and made up."""
     file = resources.files(__package__).joinpath("corpus/other-languages.list")
     lines = file.read_text("utf-8").splitlines()
-    return [line.partition("\t")[2] for line in lines if line and not line.startswith("#")]
+    written: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        if line and not line.startswith("#"):
+            language, _, text = line.partition("\t")
+            written[language].append(text)
+    texts = [text for known in written.values() for text in known]
+    for known in written.values():
+        words = " ".join(known).split()
+        for length in rng.integers(2, 9, size=4 * len(known)):
+            texts.append(" ".join(words[int(i)] for i in rng.integers(len(words), size=length)))
+    spaced = [s.text for s in corpus if s.language not in ("zh", "zh-Hant", "ja")]
+    return texts + [disguise(pick(spaced, rng), rng) for _ in range(count)]
 
 
 _VOWELS = "aeiouyáéíóúàèâêôäöüåæøõãаеиоуыэюяёі"
@@ -180,7 +191,7 @@ def disguise(text: str, rng: np.random.Generator) -> str:
     then another script, by one substitution throughout."""
     text = text.casefold()
     letters = sorted({c for c in text if c.isalpha()})
-    if rng.random() < 0.3 or not any(c < "\u0530" for c in letters):
+    if rng.random() < 0.15 or not any(c < "\u0530" for c in letters):
         start, count = pick(_SCRIPTS, rng)
         stands_for = {c: chr(start + int(rng.integers(count))) for c in letters}
     else:
