@@ -81,7 +81,7 @@ class Instruction:
     @property
     def asks_nothing(self) -> bool:
         """It is no request that the model can carry out: the picture stays as it is."""
-        return self.task == NO_TASK
+        return self.probabilities.get(NO_TASK, 0.0) >= NOTHING
 
     @property
     def advice(self) -> str | None:
@@ -89,14 +89,11 @@ class Instruction:
         if self.languages:
             known = ", ".join(LANGUAGES.get(code, code) for code in self.languages)
             return (
-                "This sentence seems to be in a language that the model does not read, so the "
-                f"picture is left as it is. It reads {known}."
+                "This sentence seems to be in a language that the model does not read. It reads "
+                f"{known}."
             )
         if self.task == NO_TASK:
-            return (
-                "This sentence names nothing that the model restores, so the picture is left as "
-                "it is. Say what is wrong."
-            )
+            return "This sentence names nothing that the model restores. Say what is wrong."
         read = [TASK_WORDS[t] for t in self.tasks]
         if len(self.tasks) > 1 and NO_TASK not in self.tasks[:2]:
             return (

@@ -120,10 +120,15 @@ class RestoreImage(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(image)
         _check_origin(restorer, instruction)
+        asked = tuple(one for one in instruction if not one.asks_nothing)
+        notes = [f"Left as it is: {o.text!r}. {o.advice}" for o in instruction if o.asks_nothing]
+        if not asked:
+            return _said(cls, image, notes)
         colours = image[..., :3] if channels != 1 else image.expand(-1, -1, -1, 3)
         check_images(colours)
         frames, height, width = image.shape[:3]
-        amounts, notes = _masks(mask, frames, height, width)
+        amounts, more = _masks(mask, frames, height, width)
+        notes += more
         if amounts is not None and is_empty(amounts):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         result = host.result_like(image)
@@ -139,7 +144,7 @@ class RestoreImage(io.ComfyNode):
 
                 def run(chosen: Plan, colour=colour, amount=amount) -> torch.Tensor:
                     return restorer.restorer.restore(
-                        colour, instruction, strength, amount,
+                        colour, asked, strength, amount,
                         overlap=overlap, progress=progress, plan=chosen,
                     )  # fmt: skip
 

@@ -21,7 +21,9 @@ KNOWN = {
     "en": "colour|farbe|couleur|color|cores|цвет|颜色|色|색",
 }
 CLAUSE = re.compile(r"[,，]|(?=but|without|aber|sans|但|不要)")
-LEAVE = "don't|keep|without|leave|lass|ohne|laisse|sans|deja|sin |deixa|sem |не трог|без|别|別|不要|말고"
+LEAVE = (
+    "don't|keep|without|leave|lass|ohne|laisse|sans|deja|sin |deixa|sem |не трог|без|别|別|不要|말고"
+)
 
 
 class WordReader:
