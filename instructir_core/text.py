@@ -174,11 +174,13 @@ class HashedEncoderConfig:
     width: int = 96
     heads: int = 4
     layers: int = 1
+    reach: int = 1
+    """Convolutions over neighbouring words, each over twice the distance of the one before."""
     languages: tuple[str, ...] = ()
     """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
 
     def __post_init__(self) -> None:
-        sizes = (self.buckets, self.width, self.heads, self.layers)
+        sizes = (self.buckets, self.width, self.heads, self.layers, self.reach)
         known = all(isinstance(language, str) for language in self.languages)
         counted = all(isinstance(n, int) and n > 0 for n in sizes)
         if not (known and counted) or self.width % self.heads:
@@ -190,7 +192,7 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
-        values = {"languages": (), **values}  # the first files have none
+        values = {"reach": 1, "languages": (), **values}  # the first files say neither
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
@@ -265,6 +267,9 @@ class HashedEncoder(nn.Module):
         self.width = width = config.width
         self.table = nn.EmbeddingBag(config.buckets, width, mode="mean")
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
+        self.further = nn.ModuleList(
+            nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(1, config.reach)
+        )
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, config.heads, 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
@@ -309,7 +314,8 @@ class HashedEncoder(nn.Module):
 
     def combine(self, x: Tensor, mask: Tensor) -> Tensor:
         """The vectors of words (B, T, width) and their mask -> (B, width) unit vectors."""
-        x = x + F.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
+        for convolution in (self.neighbours, *self.further):
+            x = x + F.gelu(convolution(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~mask)
         return F.normalize(mean_pool(self.norm(x), mask), dim=-1)

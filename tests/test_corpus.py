@@ -14,7 +14,7 @@ from tiny_model import DATA
 
 from instructir_core.cli import main
 from instructir_core.evaluate import read_sentences
-from instructir_core.text import tokenize
+from instructir_core.text import NO_TASK, tokenize
 from instructir_core.training import framing, instructions
 from instructir_core.training.framing import join, vary
 from instructir_core.training.instructions import (
@@ -91,6 +91,22 @@ def test_no_near_duplicates_within_a_task() -> None:
 def test_test_sentences_are_enough() -> None:
     counts = Counter(task for task, _ in read_sentences(DATA / "test_sentences.tsv"))
     assert all(counts[task] >= 25 for task in CLASSES)
+    for language in set(LANGUAGES) - {"en"}:
+        rows = read_sentences(DATA / f"test_sentences_{language}.tsv")
+        counts = Counter(task for task, _ in rows)
+        assert all(counts[task] >= 12 for task in CLASSES), language
+
+
+@pytest.mark.parametrize("language", ["", "_zh"])
+@pytest.mark.parametrize("kind", ["negation", "opposite", "two_step"])
+def test_hard_test_sentences_are_enough(kind: str, language: str) -> None:
+    rows = read_sentences(DATA / f"{kind}_sentences{language}.tsv")
+    assert len({key(text) for _, text in rows}) >= 60
+    for tasks, _ in rows:
+        parts = tasks.split(",")
+        assert set(parts) <= set(CLASSES)
+        assert len(set(parts)) == len(parts) == (2 if kind == "two_step" else 1)
+        assert kind != "opposite" or parts == [NO_TASK]
 
 
 def test_excluded_sentences_stay_out() -> None:

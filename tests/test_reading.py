@@ -22,7 +22,8 @@ KNOWN = {
 }
 CLAUSE = re.compile(r"[,，]|(?=but|without|aber|sans|但|不要)")
 LEAVE = (
-    "don't|keep|without|leave|lass|ohne|laisse|sans|deja|sin |deixa|sem |не трог|без|别|別|不要|말고"
+    "don't|keep|without|leave|lass|ohne|laisse|sans|deja|sin |deixa|sem |не трог|без|"
+    "别|別|不要|말고"
 )
 
 

@@ -38,7 +38,7 @@ from .instructions import CLASSES, Sentence
 
 log = logging.getLogger(__name__)
 
-VARIANTS = 6
+VARIANTS = 5
 """Times each corpus sentence is drawn as another person would type it."""
 SHORT = 8
 """Words up to which a request is joined with another: long ones make no natural pair."""
@@ -46,6 +46,8 @@ TAUGHT = 30_000
 """Sentences that a teacher is asked about; more take long and teach little."""
 TEACHERS_LANGUAGE = "en"
 """The sentence models that are small enough to run here know English alone."""
+_ALIKE = 16
+"""Batches drawn together and dealt by length."""
 LONGEST = 48
 """Tokens of a sentence that training looks at."""
 OTHER = ""
@@ -276,6 +278,8 @@ def widen(encoder: HashedEncoder, config: HashedEncoderConfig) -> HashedEncoder:
         for name, parameter in layer.named_parameters():
             if name.startswith(("self_attn.out_proj", "linear2")):
                 nn.init.zeros_(parameter)
+    for parameter in wider.further[known.reach - 1 :].parameters():
+        nn.init.zeros_(parameter)
     own = wider.state_dict()
     same = {k: v for k, v in encoder.state_dict().items() if own[k].shape == v.shape}
     wider.load_state_dict({**own, **same})
@@ -305,13 +309,13 @@ class _Lessons:
 def train_sentences(
     corpus: Sequence[Sentence],
     seed: int = 0,
-    steps: int = 3000,
-    batch: int = 256,
+    steps: int = 8000,
+    batch: int = 64,
     teacher: Path | None = None,
     embedding_width: int = 256,
     config: HashedEncoderConfig | None = None,
     start: tuple[HashedEncoder, InstructionHead] | None = None,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 2e-3,
 ) -> tuple[HashedEncoder, InstructionHead]:
     """Train encoder and head; ``teacher`` is a folder of a BERT-like sentence encoder.
 
@@ -395,7 +399,7 @@ def _batches(
 ) -> Iterator[np.ndarray]:
     """Rows to train on; those of like length share a batch, which leaves little padding."""
     lengths = np.array([len(t) for t in tokens])
-    for start in range(0, steps, 4):
-        rows = rng.choice(len(tokens), 4 * batch, p=shares)
-        parts = rows[np.argsort(lengths[rows], kind="stable")].reshape(4, batch)
+    for start in range(0, steps, _ALIKE):
+        rows = rng.choice(len(tokens), _ALIKE * batch, p=shares)
+        parts = rows[np.argsort(lengths[rows], kind="stable")].reshape(_ALIKE, batch)
         yield from rng.permutation(parts)[: steps - start]
