@@ -103,11 +103,10 @@ class Instruction:
         share = self.probabilities[self.task]
         if share >= UNSURE and NO_TASK not in self.tasks:
             return None
-        return (
-            f"Read as {read[0]} with {share:.0%} only"
-            + (f", and as {TASK_WORDS[NO_TASK]} nearly as well" if NO_TASK in self.tasks else "")
-            + ". Say what is wrong in other words, such as 'remove the noise'."
-        )
+        doubt = f"{share:.0%} only"
+        if NO_TASK in self.tasks:
+            doubt = f"{share:.0%}, and as {read[1]} with {self.probabilities[self.tasks[1]]:.0%}"
+        return f"Read as {read[0]} with {doubt}. Say it in other words, such as 'remove the noise'."
 
     def __str__(self) -> str:
         read = " + ".join(f"{t} {self.probabilities[t]:.0%}" for t in self.tasks)
