@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_host import FakeHost, Interrupted, import_pack
+from word_reader import WordReader
 
 from instructir_core import Restorer
 
@@ -339,3 +340,28 @@ def test_model_menu_and_files(nodes: SimpleNamespace, fake: FakeHost) -> None:
 def test_precision(nodes: SimpleNamespace) -> None:
     managed = values(nodes.load.execute("tiny.safetensors", "bf16"))
     assert next(managed.restorer.network.parameters()).dtype == torch.bfloat16
+
+
+def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> None:
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    rain = values(nodes.encode.execute(restorer, "the rain", "from text"))
+    text = "first brighten it, then remove the noise"
+    output = nodes.encode.execute(restorer, text, "from text", previous=rain)
+    assert [i.task for i in output.values[0]] == ["rain", "lol", "noise"]
+    assert output.values[1] == "low light 96%, then noise 96%"
+    assert output.ui["text"][0].splitlines() == [
+        "1. low light 96%: brighten it",
+        "2. noise 96%: remove the noise",
+    ]
+
+
+def test_what_asks_for_nothing_gives_back_the_image(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader(name="tiny")
+    output = nodes.encode.execute(restorer, "good morning", "from text")
+    assert "Restore Image leaves the picture as it is." in output.ui["text"][0]
+    image = torch.rand(2, 20, 31, 4)
+    result = nodes.restore.execute(image, 1.0, restorer, values(output))
+    assert values(result) is image and "'good morning'" in result.ui["text"][0]
+    assert not fake.loads

@@ -162,8 +162,14 @@ def test_two_tasks_are_both_reported() -> None:
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
-        ({"noise": 0.61, "blur": 0.19, "none": 0.20}, "noise with 61%, and as nothing it restores with 20%"),
-        ({"noise": 0.45, "none": 0.41, "blur": 0.14}, "noise with 45%, and as nothing it restores with 41%"),
+        (
+            {"noise": 0.61, "blur": 0.19, "none": 0.20},
+            "with 61%, and as nothing it restores with 20%",
+        ),
+        (
+            {"noise": 0.45, "none": 0.41, "blur": 0.14},
+            "with 45%, and as nothing it restores with 41%",
+        ),
         ({"noise": 0.59, "blur": 0.19, "none": 0.10}, "noise with 59% only. Say it"),
         ({"noise": 0.62, "blur": 0.19, "none": 0.19}, None),
         ({"none": 0.5, "noise": 0.5}, "names nothing"),
