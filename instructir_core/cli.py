@@ -16,9 +16,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import bounded, checkpoint
+from . import bounded, checkpoint, official
 from . import image as pictures
 from .batch import Manifest, Share, plan_files
+from .files import sha256
 from .pipeline import Restorer, best_device
 from .text import NO_TASK, TASKS, Instruction, TransformersEncoder
 
@@ -246,12 +247,10 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
             f"{options.output}: found one file; expected a folder for the pictures and their "
             "manifest. Leave the suffix out."
         )
-    named = {"mini": checkpoint.MINI, "7d": checkpoint.default_folder() / checkpoint.OFFICIAL_NAME}
-    weights = named[options.model] if options.model in named else Path(options.model)
     settings = {
         "instructions": options.instruction,
-        "weights_sha256": checkpoint.sha256(weights),
-        "head_sha256": checkpoint.sha256(options.head) if options.head else None,
+        "weights_sha256": sha256(official.named_path(options.model)),
+        "head_sha256": sha256(options.head) if options.head else None,
         "text_encoder": str(options.text_encoder.absolute()) if options.text_encoder else None,
         "strength": options.strength,
         "tile_size": options.tile_size,
@@ -329,10 +328,10 @@ def _write_sheet(
 
 
 def _list(_: argparse.Namespace) -> int:
-    size = checkpoint.MINI.stat().st_size / 1e6 if checkpoint.MINI.is_file() else 0.0
-    print(f"mini  bundled, {size:.1f} MB, seven tasks and none: {checkpoint.MINI}")
-    folder = checkpoint.default_folder()
-    there = checkpoint.official_is_here()
+    size = official.MINI_FILE.stat().st_size / 1e6 if official.MINI_FILE.is_file() else 0.0
+    print(f"mini  bundled, {size:.1f} MB, seven tasks and none: {official.MINI_FILE}")
+    folder = official.default_folder()
+    there = official.official_is_here()
     state = f"in {folder}" if there else "not downloaded; run: instructir models download 7d"
     print(f"7d    official (ECCV 2024), 63 MB and a 35 MB sentence encoder: {state}")
     return 0
@@ -345,21 +344,21 @@ def _download(_: argparse.Namespace) -> int:
             bar.total, bar.n = total, done
             bar.refresh()
 
-        path = checkpoint.fetch_official(progress=report)
+        path = official.fetch_official(progress=report)
     print(path)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
     path = checkpoint.convert(options.network, options.out, options.head, options.half)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {checkpoint.sha256(path)}")
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
-    if options.model == "7d" and not checkpoint.official_is_here():
+    if options.model == "7d" and not official.official_is_here():
         raise OSError("7d: not on this computer. Run: instructir models download 7d")
-    loaded = checkpoint.load_named(options.model)
+    loaded = official.load_named(options.model)
     assert loaded.network is not None
     parameters = sum(p.numel() for p in loaded.network.parameters())
     print(f"model         {loaded.name}")
@@ -416,7 +415,7 @@ def _train(options: argparse.Namespace) -> int:
     training, held = collect_sources(
         list(config.shares), options.photos, options.data, options.skip
     )
-    init = checkpoint.load_named(options.init, options.head) if options.init else None
+    init = official.load_named(options.init, options.head) if options.init else None
     encoder = None
     if options.text_encoder is not None:
         encoder = TransformersEncoder(options.text_encoder)
@@ -510,7 +509,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     restorer = _load(options)
     lpips = metrics.lpips(restorer.device) if options.lpips else None
     source = report.provenance(
-        restorer, checkpoint.named_path(options.model), limit=limit, size=size, phrasings=phrasings
+        restorer, official.named_path(options.model), limit=limit, size=size, phrasings=phrasings
     )
     found = report.Report(options.out, source)
 

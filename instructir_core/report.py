@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from . import __version__, checkpoint
+from . import __version__
 from . import image as pictures
 from .evaluate import Pictures, Row, confusion
+from .files import sha256, write_atomically
 from .metrics import CONVENTIONS, Pixels, to_8bit
 from .pipeline import Restorer
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
@@ -300,7 +301,7 @@ class Report:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        checkpoint.write_atomically(self.folder / "results.csv", text.getvalue().encode())
+        write_atomically(self.folder / "results.csv", text.getvalue().encode())
         result = {
             "provenance": self.provenance,
             "conventions": CONVENTIONS,
@@ -308,7 +309,7 @@ class Report:
             "rows": self.rows,
         }
         content = json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False)
-        checkpoint.write_atomically(self.folder / "results.json", content.encode())
+        write_atomically(self.folder / "results.json", content.encode())
         for name, rows in self.sheets.items():
             if rows:
                 slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -369,7 +370,7 @@ def provenance(restorer: Restorer, weights: Path, **settings: Any) -> dict[str, 
     return {
         "model": restorer.name,
         "file": weights.name,
-        "sha256": checkpoint.sha256(weights),
+        "sha256": sha256(weights),
         "tasks": list(restorer.reader.tasks) if restorer.reader else [],
         "device": device,
         "dtype": str(restorer.dtype).removeprefix("torch."),

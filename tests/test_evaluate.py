@@ -15,7 +15,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_model import CLASSES
 
-from instructir_core import Restorer, checkpoint, evaluate, report, testsets
+from instructir_core import Restorer, evaluate, files, report, testsets
 from instructir_core.cli import main
 from instructir_core.evaluate import Sentence
 from instructir_core.published import PUBLISHED
@@ -255,7 +255,7 @@ def test_everything_with_one_command(
              "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
-    assert content["provenance"]["sha256"] == checkpoint.sha256(weights)
+    assert content["provenance"]["sha256"] == files.sha256(weights)
     assert content["provenance"]["settings"] == {"limit": 2, "size": 32, "phrasings": 2}
     assert [s["images"] for s in content["summary"]["score"]] == [2, 2, 2, 1, 2]
     with open(out / "results.csv", encoding="utf-8", newline="") as file:

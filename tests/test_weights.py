@@ -12,7 +12,7 @@ from safetensors import safe_open
 from skimage.metrics import peak_signal_noise_ratio
 from tiny_model import CLASSES, DATA
 
-from instructir_core import Restorer, checkpoint, evaluate, image
+from instructir_core import Restorer, evaluate, image, official
 
 ROOT = Path(__file__).parent.parent
 INPUTS = ROOT / "example_workflows" / "inputs"
@@ -25,9 +25,9 @@ def mini() -> Restorer:
 
 
 def test_file() -> None:
-    files = [p for p in checkpoint.MINI.parent.iterdir() if p.is_file()]
+    files = [p for p in official.MINI_FILE.parent.iterdir() if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 6_000_000
-    with safe_open(checkpoint.MINI, "pt") as file:
+    with safe_open(official.MINI_FILE, "pt") as file:
         assert {str(file.get_tensor(k).dtype) for k in file.keys()} == {"torch.float16"}  # noqa: SIM118
         provenance = json.loads(file.metadata()["provenance"])
     assert provenance["name"] == "mini" and provenance["steps"] > 1000

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..text import NO_TASK, TASKS, tokenize
 
 CLASSES = (*TASKS, NO_TASK)

@@ -7,9 +7,9 @@ corpus, never by a task number. Devices, processes and mixed precision are Accel
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..files import write_atomically
 from ..metrics import psnr
 from ..model import InstructIR, NetworkConfig
 from ..text import NO_TASK, HashedEncoder, InstructionHead, TextEncoder
@@ -409,7 +410,7 @@ class Run:
         """Write the state whole or not at all; by the first process alone."""
         if not self.accelerator.is_main_process:
             return
-        temporary = path.with_suffix(".tmp")
+        content = io.BytesIO()
         torch.save(
             {
                 "config": asdict(self.config),
@@ -417,9 +418,9 @@ class Run:
                 "seconds": self.seconds,
                 **{name: part.state_dict() for name, part in self._parts().items()},
             },
-            temporary,
+            content,
         )
-        os.replace(temporary, path)
+        write_atomically(path, content.getvalue())
 
     def load(self, path: Path) -> None:
         """Continue a saved run; raises ``ValueError`` when it was of another config."""
