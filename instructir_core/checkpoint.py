@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from .files import sha256, write_atomically
 from .model import InstructIR, NetworkConfig
+from .tasks import OFFICIAL_TASKS
 from .text import (
-    TASKS,
     HashedEncoder,
     InstructionHead,
     TextEncoder,
@@ -43,7 +43,7 @@ class Checkpoint:
     network: InstructIR | None
     head: InstructionHead | None = None
     text_encoder: TextEncoder | None = None
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = OFFICIAL_TASKS
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -162,7 +162,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _from_plain(path: Path, tensors: dict[str, Tensor]) -> Checkpoint:
     if set(tensors) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}:
-        return Checkpoint(path.stem, None, _head(tensors, TASKS), None, TASKS)
+        return Checkpoint(path.stem, None, _head(tensors, OFFICIAL_TASKS))
     return Checkpoint(path.stem, _network(tensors))
 
 

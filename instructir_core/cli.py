@@ -21,7 +21,8 @@ from . import image as pictures
 from .batch import Manifest, Share, plan_files
 from .files import sha256
 from .pipeline import Restorer, best_device
-from .text import NO_TASK, TASKS, Instruction, TransformersEncoder
+from .tasks import CLASSES
+from .text import Instruction, TransformersEncoder
 
 if TYPE_CHECKING:
     from .testsets import ImageSet
@@ -469,7 +470,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _contact_sheet(options: argparse.Namespace) -> int:
-    from .training.degradations import contact_sheet
+    from .training.recipes import contact_sheet
 
     photo = pictures.read(options.photo).pixels
     y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
@@ -504,7 +505,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         ]
     count = phrasings or (evaluate.IDENTITY_SENTENCES if unchanged else 0)
     asked = {images.task for images in sets if phrasings and images.sentence is None}
-    for task in (*TASKS, NO_TASK) if unchanged else asked:
+    for task in CLASSES if unchanged else asked:
         evaluate.phrasings(sentences, task, count, task)
     restorer = _load(options)
     lpips = metrics.lpips(restorer.device) if options.lpips else None

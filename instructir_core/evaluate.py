@@ -20,23 +20,14 @@ from tqdm import tqdm
 from . import bounded
 from .metrics import Pixels, measure, psnr, to_8bit
 from .pipeline import Restorer
+from .tasks import CLASSES, NO_TASK, TASKS
 from .testsets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
-from .text import NO_TASK, TASKS, Instruction
+from .text import Instruction
 
 Row = dict[str, Any]
 Pictures = list[tuple[str, Pixels]]
 """Captions and (H, W, 3) pictures to look at beside a row."""
 
-PROMPTS = {
-    "noise": "remove the noise from this photo",
-    "blur": "this photo is blurry, make it sharp",
-    "rain": "remove the rain from this photo",
-    "haze": "remove the haze from this photo",
-    "lol": "this photo is too dark, brighten it",
-    "sr": "increase the resolution of this photo",
-    "en": "improve the colours of this photo",
-}
-"""The sentence used for each task wherever a score needs one."""
 IDENTITY_SENTENCES = 3
 """Sentences of each kind that `identity` takes unless told otherwise."""
 
@@ -70,10 +61,10 @@ def score(
 ) -> Iterator[tuple[Row, Pictures]]:
     """Every score of each input and of its restoration, and the pictures to look at.
 
-    The sentence is the set's own or the task's in `PROMPTS`; ``limit`` takes only the first
+    The sentence is the set's own or the task's of `TASKS`; ``limit`` takes only the first
     pictures, ``lpips`` is `metrics.lpips`.
     """
-    instruction = restorer.encode(images.sentence or PROMPTS[images.task])
+    instruction = restorer.encode(images.sentence or TASKS[images.task].prompt)
     for pair in _progress(images, images.name, images.count, limit):
         result = network_output(restorer, pair.degraded, instruction)
         row = _row("score", images.name, images.task, pair.name, instruction)
@@ -164,7 +155,7 @@ def chain(
     """
     name = f"{paths[0].parent.name} {composition}"
     steps = [parse_recipe(part) for part in composition.split("+")]
-    links = [(task, restorer.encode(PROMPTS[task])) for task, _ in reversed(steps)]
+    links = [(task, restorer.encode(TASKS[task].prompt)) for task, _ in reversed(steps)]
     for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
         clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
         picture = clean
@@ -230,10 +221,10 @@ def misread(restorer: Restorer, sentences: Sequence[tuple[str, str]]) -> list[tu
 def read_all(restorer: Restorer, sentences: Sequence[Sentence]) -> Iterator[Row]:
     """One row for each sentence: what it asks for, who speaks, and the task that is read."""
     for sentence in sentences:
-        if sentence.task not in (*TASKS, NO_TASK):
+        if sentence.task not in CLASSES:
             raise ValueError(
                 f"Found the task {sentence.task!r} for {sentence.text!r}; expected one of "
-                f"{', '.join((*TASKS, NO_TASK))}. Correct the file."
+                f"{', '.join(CLASSES)}. Correct the file."
             )
         row = _row("sentences", "", sentence.task, "", restorer.encode(sentence.text))
         yield row | {"speaker": sentence.speaker}
@@ -241,7 +232,7 @@ def read_all(restorer: Restorer, sentences: Sequence[Sentence]) -> Iterator[Row]
 
 def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
-    classes = [*TASKS, NO_TASK]
+    classes = [*CLASSES]
     counts = np.zeros((len(classes), len(classes)), np.int64)
     for row in rows:
         counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1

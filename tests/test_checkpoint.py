@@ -16,7 +16,8 @@ from tiny_model import TINY, fill, tiny_parts
 
 from instructir_core import Restorer, checkpoint, load_network
 from instructir_core.model import InstructIR
-from instructir_core.text import TASKS, InstructionHead
+from instructir_core.tasks import CLASSES, OFFICIAL_TASKS
+from instructir_core.text import InstructionHead
 
 
 def save_pair(folder: Path) -> tuple[Path, Path]:
@@ -45,7 +46,7 @@ def test_header_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
     found = False
     for padding in range(300):
         provenance = {"name": "tiny", "note": "x" * padding}
-        checkpoint.save(path, network, head, (*TASKS, "none"), encoder, provenance)
+        checkpoint.save(path, network, head, CLASSES, encoder, provenance)
         if path.read_bytes()[:1] == b"\x80":
             assert checkpoint.load(path).head is not None
             found = True
@@ -55,7 +56,7 @@ def test_header_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
 def test_pair_of_pt_files(tmp_path: Path) -> None:
     network, head = save_pair(tmp_path)
     assert torch.equal(load_network(network).intro.weight, fill(InstructIR(TINY)).intro.weight)
-    assert checkpoint.load_head(head)[1] == TASKS
+    assert checkpoint.load_head(head)[1] == OFFICIAL_TASKS
     restorer = Restorer.from_pretrained(network)
     assert restorer.restore(torch.rand(5, 5, 3), torch.ones(1, 256) / 16).shape == (5, 5, 3)
     with pytest.raises(ValueError, match="no instruction head and text encoder"):

@@ -14,10 +14,10 @@ from tiny_model import DATA
 
 from instructir_core.cli import main
 from instructir_core.evaluate import read_sentences
+from instructir_core.tasks import CLASSES
 from instructir_core.text import tokenize
 from instructir_core.training import instructions
 from instructir_core.training.instructions import (
-    CLASSES,
     SPEAKERS,
     SPLITS,
     card,

@@ -19,7 +19,7 @@ from instructir_core import Restorer, evaluate, files, report, testsets
 from instructir_core.cli import main
 from instructir_core.evaluate import Sentence
 from instructir_core.published import PUBLISHED
-from instructir_core.text import TASKS
+from instructir_core.tasks import TASKS
 
 SENTENCES = [Sentence(t, "adult", f"{t} {word}") for t in CLASSES for word in ("a", "b", "c", "d")]
 
@@ -50,7 +50,7 @@ def test_score(restorer: Restorer, photos: Path) -> None:
     found = [row for row, _ in evaluate.score(restorer, images)]
     assert [row["image"] for row in found] == ["a", "b", "c"]
     for row, pair in zip(found, images, strict=True):
-        result = plain(restorer, pair.degraded, evaluate.PROMPTS["noise"])
+        result = plain(restorer, pair.degraded, TASKS["noise"].prompt)
         assert result.max() > 1 or result.min() < 0  # so that clamping would show
         expected = peak_signal_noise_ratio(pair.clean, result, data_range=1)
         assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
@@ -63,7 +63,7 @@ def test_score(restorer: Restorer, photos: Path) -> None:
         assert row["restored_ssim_8bit"] == pytest.approx(expected, abs=1e-4)
         expected = peak_signal_noise_ratio(pair.clean, pair.degraded, data_range=1)
         assert row["input_psnr_float"] == pytest.approx(expected, abs=1e-4)
-        assert (row["height"], row["width"], row["sentence"]) == (32, 48, evaluate.PROMPTS["noise"])
+        assert (row["height"], row["width"], row["sentence"]) == (32, 48, TASKS["noise"].prompt)
     assert len(list(evaluate.score(restorer, images, limit=2))) == 2
     again = [row for row, _ in evaluate.score(restorer, images, lpips=lambda result, target: 0.25)]
     assert [{**row, "restored_lpips": 0.25, "input_lpips": 0.25} for row in found] == again
@@ -110,7 +110,7 @@ def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Pat
     small = testsets.down_up(clean, 2)
     degraded = testsets.paper_noise(small, 25).astype(np.float32)
     np.testing.assert_allclose(shown[0][1], degraded, atol=1e-6)
-    steps = [restorer.encode(evaluate.PROMPTS[t]) for t in ("noise", "sr")]
+    steps = [restorer.encode(TASKS[t].prompt) for t in ("noise", "sr")]
     expected = restorer.restore(torch.from_numpy(degraded), steps).numpy()
     np.testing.assert_allclose(shown[2][1], expected, atol=1e-4)
     for row, stage in ((rows[0], degraded), (rows[2], expected)):

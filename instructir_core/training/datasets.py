@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..image import READABLE
-from ..text import NO_TASK, TASKS
+from ..tasks import CLASSES
 
 log = logging.getLogger(__name__)
 
@@ -234,8 +234,8 @@ def clean_folder(folder: Path, task: str) -> Collection:
 
     Raises ValueError for an unknown task, and when there is no readable picture.
     """
-    if task not in (*TASKS, NO_TASK):
-        raise ValueError(f"{task}: expected a task, one of {', '.join((*TASKS, NO_TASK))}.")
+    if task not in CLASSES:
+        raise ValueError(f"{task}: expected a task, one of {', '.join(CLASSES)}.")
     files = list(_pictures(folder))
     good, faults = _check([Pair(None, path) for path in files], folder)
     if not good:

@@ -31,10 +31,10 @@ from .. import checkpoint
 from ..files import write_atomically
 from ..metrics import psnr
 from ..model import InstructIR, NetworkConfig
-from ..text import NO_TASK, HashedEncoder, InstructionHead, TextEncoder
+from ..tasks import CLASSES, NO_TASK, OFFICIAL_TASKS
+from ..text import HashedEncoder, InstructionHead, TextEncoder
 from .dataset import Batches, Pictures, Source, draw_pair
-from .degradations import TASKS
-from .instructions import CLASSES, SPLITS, Sentence, load_corpus, vary
+from .instructions import SPLITS, Sentence, load_corpus, vary
 from .sentences import encode_all, refit_classes, train_sentences
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ PRESETS: dict[str, TrainingConfig] = {
         steps=30_000,
         learning_rate=1e-4,
     ),
-    "7d": TrainingConfig(dict.fromkeys(TASKS, 1.0)),
+    "7d": TrainingConfig(dict.fromkeys(OFFICIAL_TASKS, 1.0)),
     "mini": TrainingConfig(
         # The tasks whose error falls slowest get the most.
         {
