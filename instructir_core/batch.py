@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import image as pictures
+from . import pictures
 from .files import append_line
 
 Job = tuple[Path, Path]

@@ -114,9 +114,9 @@ def test_killed_and_resumed(
     out, whole = tmp_path / "out", tmp_path / "whole"
     code = """
 import os, sys
-from instructir_core import batch, image
+from instructir_core import batch, pictures
 from instructir_core.cli import main
-write, count = image.write_atomically, 0
+write, count = pictures.write_atomically, 0
 def dying(target, data):
     global count
     count += 1
@@ -124,7 +124,7 @@ def dying(target, data):
         (target.parent / ".half.tmp").write_bytes(data[:20])
         os._exit(9)
     write(target, data)
-image.write_atomically = dying
+pictures.write_atomically = dying
 main(sys.argv[1:])
 """
     process = start(code, arguments(weights, tree, out))

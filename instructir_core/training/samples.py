@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import image as pictures
+from .. import pictures
 from ..tasks import NO_TASK, TASKS
-from .datasets import Pair, find_datasets
 from .degradations import Degradation
+from .published_sets import FilePair, find_datasets
 from .recipes import RECIPES
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Source:
     """Where the samples of one task come from."""
 
     task: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     degrade: Degradation | None = None
     """Makes the input where a pair has none of its own."""
 
@@ -70,7 +70,7 @@ class Pictures:
     bytes: int = 0
 
     def read(self, path: Path, scale: float = 1.0) -> Bytes:
-        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `image.read`."""
+        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `pictures.read`."""
         key = path, scale
         if key in self.kept:
             self.kept.move_to_end(key)
@@ -145,7 +145,7 @@ def collect_sources(
         for task in tasks:
             if task in RECIPES and task not in training:
                 for split, paths in ((training, clean or apart_photos), (held, apart_photos)):
-                    pairs = tuple(Pair(None, path) for path in paths)
+                    pairs = tuple(FilePair(None, path) for path in paths)
                     split[task] = Source(task, pairs, RECIPES[task].degrade)
     return training, held
 

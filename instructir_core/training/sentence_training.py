@@ -27,7 +27,7 @@ from ..text import (
     TransformersEncoder,
     tokenize,
 )
-from .instructions import Sentence, join, vary
+from .corpus import Sentence, join, vary
 
 log = logging.getLogger(__name__)
 

@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..evaluation.metrics import psnr
 from ..files import write_atomically
-from ..metrics import psnr
 from ..model import InstructIR, NetworkConfig
 from ..tasks import CLASSES, NO_TASK, OFFICIAL_TASKS
 from ..text import HashedEncoder, InstructionHead, TextEncoder
-from .dataset import Batches, Pictures, Source, draw_pair
-from .instructions import SPLITS, Sentence, load_corpus, vary
-from .sentences import encode_all, refit_classes, train_sentences
+from .corpus import SPLITS, Sentence, load_corpus, vary
+from .samples import Batches, Pictures, Source, draw_pair
+from .sentence_training import encode_all, refit_classes, train_sentences
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class TrainingConfig:
     """Steps between saves."""
 
 
-MINI = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
+MINI_NETWORK = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
 """The bundled model's network, 2.2 M parameters."""
 
 # Shares, weight decay and warm-up are not published. 155,000 steps are 500 passes over the pairs
@@ -90,7 +90,7 @@ PRESETS: dict[str, TrainingConfig] = {
             "noise": 0.36, "blur": 0.14, "rain": 0.10, "haze": 0.08, "lol": 0.07, "sr": 0.13,
             "en": 0.06, NO_TASK: 0.06,
         },
-        network=MINI,
+        network=MINI_NETWORK,
         steps=None,
         minutes=120.0,
         # Small crops first are fast, large ones at the end show blur and haze whole.
