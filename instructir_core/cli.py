@@ -11,22 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import bounded, checkpoint, official, pictures
-from .batch import Manifest, Share, plan_files
+from . import bounded, checkpoint, official, pictures, sheets
+from .batch import Manifest, Share, plan_files, restore_files
 from .files import sha256
 from .pipeline import Restorer, best_device
 from .tasks import CLASSES
-from .text import Instruction, TransformersEncoder
+from .text import TransformersEncoder
 
 if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
 
 _FAILURES = (OSError, ValueError)
+_SHEET_WIDTH = 640
+"""Pixels of each picture on a before/after sheet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,29 +205,27 @@ def _restore(options: argparse.Namespace) -> int:
     planned = len(jobs)
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
-    rows = []
-    for source, target in tqdm(jobs, unit="picture", disable=len(jobs) < 2):
-        begun = time.perf_counter()
-        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
-        try:
-            before, after = restore_file(restorer, source, target, instructions, options)
-            height, width = after.pixels.shape[:2]
-            details |= {"status": "ok", "width": width, "height": height}
-            tqdm.write(
-                f"{source.name} -> {target}: {width} x {height}, "
-                f"{time.perf_counter() - begun:.1f} s on {restorer.device}"
-            )
-            if options.compare is not None:
-                rows.append((_thumbnail(before), _thumbnail(after)))
-        except (*_FAILURES, torch.OutOfMemoryError) as exc:
-            tqdm.write(f"error: {exc}", file=sys.stderr)
-            details |= {"status": "error", "message": str(exc)}
+    rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
+    found = restore_files(
+        restorer, jobs, instructions,
+        strength=options.strength, tile_size=options.tile_size, manifest=manifest,
+    )  # fmt: skip
+    for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
+        if done.restored is None:
+            tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
-        if manifest is not None:
-            details["seconds"] = round(time.perf_counter() - begun, 3)
-            manifest.add(source, target, **details)
+            continue
+        before, after = done.restored
+        height, width = after.pixels.shape[:2]
+        tqdm.write(
+            f"{done.source.name} -> {done.target}: {width} x {height}, {done.seconds:.1f} s on "
+            f"{restorer.device}"
+        )
+        if options.compare is not None:
+            small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
+            rows.append((small[0], small[1]))
     if options.compare is not None and rows:
-        _write_sheet(options.compare, rows, [i.text for i in instructions])
+        sheets.write(options.compare, sheets.before_after(rows, [i.text for i in instructions]))
         print(f"before/after sheet: {options.compare}")
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
     part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
@@ -258,30 +255,6 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
     return Manifest(options.output, settings, share)
 
 
-def restore_file(
-    restorer: Restorer,
-    source: Path,
-    target: Path,
-    instructions: Sequence[Instruction],
-    options: argparse.Namespace,
-) -> tuple[pictures.Picture, pictures.Picture]:
-    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept."""
-    before = pictures.read(source)
-    restored = restorer.restore(
-        torch.from_numpy(before.pixels), instructions, options.strength, tile_size=options.tile_size
-    )
-    after = replace(before, pixels=restored.cpu().numpy())
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OSError(
-            f"{target.parent}: could not be created ({exc.strerror}); expected a folder that you "
-            "may write to. Choose another output."
-        ) from exc
-    pictures.write(target, after)
-    return before, after
-
-
 def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in {
         s.resolve() for s in sources
@@ -290,38 +263,6 @@ def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
             f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
             "sheet.png. Rename it."
         )
-
-
-def _thumbnail(picture: pictures.Picture, width: int = 640) -> Image.Image:
-    image = Image.fromarray(np.rint(np.clip(picture.pixels, 0, 1) * 255).astype(np.uint8))
-    height = max(1, round(width * image.height / image.width))
-    # Small pictures keep their own pixels: enlarging would hide what was done.
-    if image.width <= width:
-        return image
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _write_sheet(
-    path: Path, rows: Sequence[tuple[Image.Image, Image.Image]], sentences: Sequence[str]
-) -> None:
-    """Before and after side by side, one row per picture, and the sentences below."""
-    gap = 8
-    font = ImageFont.load_default(22)
-    lines = [f"“{sentence}”" for sentence in sentences]
-    width = max(a.width + b.width + gap for a, b in rows)
-    height = sum(max(a.height, b.height) + gap for a, b in rows)
-    sheet = Image.new("RGB", (width, height + 32 * len(lines) + gap), "white")
-    y = 0
-    for before, after in rows:
-        sheet.paste(before, (0, y))
-        sheet.paste(after, (before.width + gap, y))
-        y += max(before.height, after.height) + gap
-    draw = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        draw.text((width // 2, y + 32 * number), line, "black", font, anchor="ma")
-    pixels = np.asarray(sheet, np.float32) / np.float32(255)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(path, pictures.Picture(pixels))
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -474,7 +415,7 @@ def _contact_sheet(options: argparse.Namespace) -> int:
     photo = pictures.read(options.photo).pixels
     y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
     sheet = contact_sheet(photo[y : y + 256, x : x + 256], options.seed)
-    pictures.write(options.sheet, pictures.Picture(sheet))
+    sheets.write(options.sheet, sheet)
     print(options.sheet)
     return 0
 

@@ -15,7 +15,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_model import CLASSES
 
-from instructir_core import Restorer, files
+from instructir_core import Restorer, files, sheets
 from instructir_core.cli import main
 from instructir_core.evaluation import experiments, report, sets
 from instructir_core.evaluation.experiments import LabelledSentence
@@ -225,7 +225,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sheet_shows_pictures_under_their_captions() -> None:
     pixels = [np.full((30, 200, 3), 60 * n, np.uint8) for n in range(3)]
     row = list(zip(("input 1.00 dB", "restored 2.00 dB", "target"), pixels, strict=True))
-    sheet = report.draw_sheet("a set", [row, row])
+    sheet = sheets.captioned("a set", [row, row])
     assert sheet.dtype == np.uint8
     for column, picture in enumerate(pixels):
         x = 8 + 208 * column

@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .. import checkpoint
+from .. import checkpoint, sheets
 from ..evaluation.metrics import psnr
 from ..files import write_atomically
 from ..model import InstructIR, NetworkConfig
@@ -467,10 +466,10 @@ def _report(
             before.append(psnr(degraded, clean))
             after.append(psnr(result, clean))
             if index == number % 6:
-                rows.append(np.concatenate([degraded, result, clean], axis=1))
+                rows.append([degraded, result, clean])
         scores[task] = float(np.mean(before)), float(np.mean(after))
-    sheet = np.rint(np.concatenate(rows, axis=0) * 255).astype(np.uint8)
-    Image.fromarray(sheet).save(out / "samples.jpg", quality=90)
+    sheet = sheets.mosaic(rows)
+    sheets.write(out / "samples.jpg", sheet)
     tracker = run.accelerator.get_tracker("tensorboard", unwrap=True)
     tracker.add_image("samples", sheet, run.done, dataformats="HWC")
     run.accelerator.log({f"PSNR/{t}": after for t, (_, after) in scores.items()}, step=run.done)
