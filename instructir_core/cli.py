@@ -17,7 +17,6 @@ from . import bounded, checkpoint, official, pictures, sheets
 from .batch import Manifest, Share, plan_files, restore_files
 from .files import sha256
 from .pipeline import Restorer, best_device
-from .tasks import CLASSES
 from .text import TransformersEncoder
 
 if TYPE_CHECKING:
@@ -421,68 +420,31 @@ def _contact_sheet(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation import experiments, metrics, report
-    from .evaluation import sets as test_sets
+    from .evaluation.experiments import Evaluation, evaluate, read_test_sentences
+    from .evaluation.report import Report, provenance
+    from .evaluation.sets import files
 
-    limit, size, phrasings = options.limit, options.size, options.phrasings
-    for name, value, least in (("limit", limit, 1), ("size", size, 1), ("phrasings", phrasings, 0)):
+    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings")}
+    for name, value in kept.items():
+        least = 0 if name == "phrasings" else 1
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
-    # Everything that can be wrong is looked at before anything that takes long.
     sets, chains = _test_sets(options)
-    unchanged = test_sets.files(options.identity) if options.identity else []
-    given = experiments.read_test_sentences(options.sentences) if options.sentences else []
-    if not (sets or chains or unchanged or given):
+    evaluation = Evaluation(
+        sets=sets,
+        chains=chains,
+        unchanged=files(options.identity) if options.identity else (),
+        sentences=read_test_sentences(options.sentences) if options.sentences else (),
+        **kept,
+    )
+    if evaluation.is_empty:
         raise ValueError(
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
             "--identity or --sentences. See: instructir evaluate --help"
         )
-    sentences = given
-    if not given and (phrasings or unchanged):
-        from .training.corpus import load_corpus
-
-        sentences = [
-            experiments.LabelledSentence(s.task, s.speaker, s.text)
-            for s in load_corpus(split="test")
-        ]
-    count = phrasings or (experiments.IDENTITY_SENTENCES if unchanged else 0)
-    asked = {images.task for images in sets if phrasings and images.sentence is None}
-    for task in CLASSES if unchanged else asked:
-        experiments.phrasings(sentences, task, count, task)
     restorer = _load(options)
-    lpips = metrics.lpips(restorer.device) if options.lpips else None
-    source = report.provenance(
-        restorer, official.named_path(options.model), limit=limit, size=size, phrasings=phrasings
-    )
-    found = report.Report(options.out, source)
-
-    for row in experiments.read_all(restorer, given):
-        found.add([row])
-        if row["task"] != row["read_as"]:
-            print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
-    if sets:
-        print(report.SCORE_HEADER)
-    for images in sets:
-        rows: list[experiments.Row] = []
-        for row, shown in experiments.score(restorer, images, limit, lpips):
-            found.show(images.name, shown, len(rows), min(images.count, limit or images.count))
-            rows.append(row)
-        found.add(rows)
-        print(report.score_line(report.summarise_scores(rows)), flush=True)
-        if phrasings and images.sentence is None:
-            found.add(experiments.wording(restorer, images, sentences, phrasings, limit))
-        found.save()
-    for paths, composition in chains:
-        links = experiments.chain(restorer, paths, composition, size, limit)
-        for index, (steps, shown) in enumerate(links):
-            found.show(steps[0]["set"], shown, index, min(len(paths), limit or len(paths)))
-            found.add(steps)
-        found.save()
-    if unchanged:
-        found.add(experiments.identity(restorer, unchanged, sentences, count, size, limit))
-    found.save()
-    if text := report.tables(report.summarise(found.rows)):
-        print(f"\n{text}" if sets else text)
+    source = provenance(restorer, official.named_path(options.model), **kept)
+    evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
     return 0
 
 
@@ -490,33 +452,25 @@ def _test_sets(
     options: argparse.Namespace,
 ) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
     """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
-    from .evaluation import sets as test_sets
+    from .evaluation.sets import files, find_suite, held_out, paired, synthetic
 
     sets: list[ImageSet] = []
     chains = []
     if options.suite:
-        sets, notes = test_sets.find_suite(options.suite)
+        sets, notes = find_suite(options.suite)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     for task, inputs, targets in options.pairs:
         folders = [(Path(inputs), Path(targets))]
-        sets.append(test_sets.paired(f"{Path(inputs).parent.name} {task}", task, folders))
+        sets.append(paired(f"{Path(inputs).parent.name} {task}", task, folders))
     for folder, *recipes in options.clean:
         if not recipes:
             raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
         for recipe in recipes:
             if "+" in recipe:
-                for part in recipe.split("+"):
-                    test_sets.parse_recipe(part)
-                chains.append((test_sets.files(Path(folder)), recipe))
+                chains.append((files(Path(folder)), recipe))
             else:
-                sets.append(test_sets.synthetic(Path(folder), recipe, size=options.size))
+                sets.append(synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
-        sets += test_sets.held_out(options.held_out, options.skip)
-    names = [s.name for s in sets] + [f"{paths[0].parent.name} {text}" for paths, text in chains]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"Found two sets called {', '.join(twice)}; expected different names, which tell them "
-            "apart in the results. Rename a folder, or evaluate one at a time."
-        )
+        sets += held_out(options.held_out, options.skip)
     return sets, chains

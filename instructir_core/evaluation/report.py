@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from .. import __version__, sheets
 from ..files import sha256, write_atomically
 from ..pipeline import Restorer
-from .experiments import Captioned, Row, confusion
-from .metrics import CONVENTIONS
+from ..tasks import CLASSES
+from .metrics import CONVENTIONS, Pixels
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
 from .sets import published_images
 
+Row = dict[str, Any]
+Captioned = list[tuple[str, Pixels]]
+"""Captions and (H, W, 3) pictures to look at beside a row."""
 Summary = dict[str, Any]
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -141,6 +145,15 @@ def _mean_and_least(rows: Sequence[Row]) -> Summary:
 
 def _share_read(rows: Sequence[Row]) -> float:
     return sum(row["task"] == row["read_as"] for row in rows) / len(rows)
+
+
+def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
+    classes = [*CLASSES]
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row in rows:
+        counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
+    return classes, counts
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -291,6 +304,11 @@ class Report:
             sheet.append(
                 [(caption, sheets.shrink(pixels, _SHEET_WIDTH)) for caption, pixels in shown]
             )
+
+    @property
+    def text(self) -> str:
+        """The tables of what was collected so far, but for that of the scores."""
+        return tables(summarise(self.rows))
 
     def save(self) -> None:
         """Write what was collected so far, if there is a folder."""
