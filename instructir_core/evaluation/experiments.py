@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -324,13 +324,17 @@ class Evaluation:
         return [LabelledSentence(s.task, s.speaker, s.text) for s in load_corpus(split="test")]
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def evaluate(
     restorer: Restorer,
     evaluation: Evaluation,
     report: Report | None = None,
     *,
     lpips: bool = False,
-    tell: Callable[[str], None] = partial(print, flush=True),
+    tell: Callable[[str], None] = _say,
 ) -> Report:
     """Run every experiment; the report is saved after each set, and its lines are told.
 
