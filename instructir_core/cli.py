@@ -337,8 +337,9 @@ def _train(options: argparse.Namespace) -> int:
     from .evaluation.experiments import read_sentences
 
     try:
+        from .training.presets import PRESETS
         from .training.samples import collect_sources
-        from .training.trainer import PRESETS, train
+        from .training.trainer import train
     except ImportError as exc:
         raise ValueError(
             f"Training needs the package {exc.name}, which restoring does not. Install it with: "
@@ -363,8 +364,8 @@ def _train(options: argparse.Namespace) -> int:
         encoder = init.text_encoder
     excluded = [text for path in options.exclude for _, text in read_sentences(path)]
     train(
-        training, held, options.out, config, init, encoder, options.teacher, excluded,
-        options.device, options.workers,
+        training, held, options.out, config, init=init, text_encoder=encoder,
+        teacher=options.teacher, excluded=excluded, device=options.device, workers=options.workers,
     )  # fmt: skip
     return 0
 
@@ -388,9 +389,11 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     if "minutes" in changes:
         changes.setdefault("steps", None)
     if options.stages is not None:
+        from .training.presets import Stage
+
         try:
-            stages = [part.split(":") for part in options.stages.split(",")]
-            changes["stages"] = tuple((float(a), int(b), int(c)) for a, b, c in stages)
+            parts = [part.split(":") for part in options.stages.split(",")]
+            changes["stages"] = tuple(Stage(float(a), int(b), int(c)) for a, b, c in parts)
         except ValueError:
             raise ValueError(
                 f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
