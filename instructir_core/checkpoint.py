@@ -258,6 +258,7 @@ def save(
     tasks: Sequence[str],
     text_encoder: HashedEncoder | None,
     provenance: Mapping[str, Any],
+    *,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write one ``.safetensors``; the file appears whole or not at all.
@@ -284,7 +285,7 @@ def save(
 
 
 def convert(
-    network_path: Path, out: Path, head_path: Path | None = None, half: bool = False
+    network_path: Path, out: Path, *, head_path: Path | None = None, half: bool = False
 ) -> Path:
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
@@ -305,5 +306,6 @@ def convert(
         "converted_from": [{"file": p.name, "sha256": sha256(p)} for p in sources]
     }
     provenance.setdefault("name", network_path.stem)
-    save(out, source.network, head, tasks, encoder, provenance, torch.float16 if half else None)
+    dtype = torch.float16 if half else None
+    save(out, source.network, head, tasks, encoder, provenance, dtype=dtype)
     return out

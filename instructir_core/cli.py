@@ -290,7 +290,9 @@ def _download(_: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    path = checkpoint.convert(options.network, options.out, options.head, options.half)
+    path = checkpoint.convert(
+        options.network, options.out, head_path=options.head, half=options.half
+    )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0
 
