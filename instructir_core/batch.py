@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 
-from . import pictures
+from . import bounded, pictures
+from .bounded import Plan
 from .files import append_line
+from .masks import fill_hidden
 from .pipeline import Restorer
 from .text import Instruction
 
@@ -135,8 +137,8 @@ class Done:
     source: Path
     target: Path
     seconds: float
-    restored: tuple[pictures.Picture, pictures.Picture] | None
-    """Before and after, or None: then ``error`` says why."""
+    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
+    """As `restore_file` returns, or None: then ``error`` says why."""
     error: str | None = None
 
 
@@ -148,17 +150,29 @@ def restore_file(
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
-) -> tuple[pictures.Picture, pictures.Picture]:
+) -> tuple[pictures.Picture, pictures.Picture, Plan]:
     """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept.
 
-    Returns it before and after. Raises OSError, ValueError and `torch.OutOfMemoryError` as
-    `pictures.read`, `Restorer.restore` and `pictures.write` do.
+    Colours that transparency hides are kept too, and change nothing of what is seen. Returns the
+    picture before and after, and the plan that was carried out. Raises OSError, ValueError and
+    `torch.OutOfMemoryError` as `pictures.read`, `Restorer.restore` and `pictures.write` do.
     """
     before = pictures.read(source)
-    restored = restorer.restore(
-        torch.from_numpy(before.pixels), instructions, strength, tile_size=tile_size
+    pixels, hidden = torch.from_numpy(before.pixels), None
+    if before.alpha is not None:
+        alpha = torch.from_numpy(before.alpha)
+        hidden = (alpha == 0)[..., None]
+        pixels = fill_hidden(pixels, alpha)
+    height, width = before.pixels.shape[:2]
+    free = bounded.free_memory(restorer.device)
+    restored, plan = bounded.with_smaller_pieces(
+        lambda plan: restorer.restore(pixels, instructions, strength, plan=plan),
+        restorer.plan(height, width, free, tile_size),
     )
-    after = replace(before, pixels=restored.cpu().numpy())
+    restored = restored.cpu()
+    if hidden is not None:
+        restored = torch.where(hidden, torch.from_numpy(before.pixels), restored)
+    after = replace(before, pixels=restored.numpy())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -167,7 +181,7 @@ def restore_file(
             "may write to. Choose another output."
         ) from exc
     pictures.write(target, after)
-    return before, after
+    return before, after, plan
 
 
 def restore_files(
@@ -186,21 +200,22 @@ def restore_files(
     """
     for source, target in jobs:
         begun = time.perf_counter()
-        both, error = None, None
+        restored, error = None, None
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            both = restore_file(
+            restored = restore_file(
                 restorer, source, target, instructions, strength=strength, tile_size=tile_size
             )
-            height, width = both[1].pixels.shape[:2]
-            details |= {"status": "ok", "width": width, "height": height}
+            plan = restored[2]
+            details |= {"status": "ok", "width": plan.width, "height": plan.height}
+            details["exact"] = plan.exact
         except (OSError, ValueError, torch.OutOfMemoryError) as exc:
             error = str(exc)
             details |= {"status": "error", "message": error}
         seconds = time.perf_counter() - begun
         if manifest is not None:
             manifest.add(source, target, **details, seconds=round(seconds, 3))
-        yield Done(source, target, seconds, both, error)
+        yield Done(source, target, seconds, restored, error)
 
 
 # --- whose share -------------------------------------------------------------------------------

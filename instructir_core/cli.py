@@ -150,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
         "--phrasings", type=int, default=0, metavar="N",
         help="restore each picture under N sentences of --sentences or the corpus, too",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--upstream", action="store_true",
+        help="score as the paper's tables: crops to multiples of 16, unclamped",
+    )  # fmt: skip
     evaluate.add_argument("--lpips", action="store_true", help="LPIPS too; needs pip install lpips")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
     evaluate.add_argument("--size", type=int, metavar="PIXELS", help="cut clean pictures to this")
@@ -214,11 +218,13 @@ def _restore(options: argparse.Namespace) -> int:
             tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
             continue
-        before, after = done.restored
-        height, width = after.pixels.shape[:2]
+        before, after, plan = done.restored
+        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+        if not plan.exact and options.tile_size is None:
+            note += ", because memory was short"
         tqdm.write(
-            f"{done.source.name} -> {done.target}: {width} x {height}, {done.seconds:.1f} s on "
-            f"{restorer.device}"
+            f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
+            f"{done.seconds:.1f} s on {restorer.device}{note}"
         )
         if options.compare is not None:
             small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
@@ -429,9 +435,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation.report import Report, provenance
     from .evaluation.sets import files
 
-    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings")}
-    for name, value in kept.items():
-        least = 0 if name == "phrasings" else 1
+    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings", "upstream")}
+    for name, least in (("limit", 1), ("size", 1), ("phrasings", 0)):
+        value = kept[name]
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
     sets, chains = _test_sets(options)
