@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from . import bounded, checkpoint, official, pictures, sheets
+from . import checkpoint, memory, official, pictures, sheets
 from .batch import Manifest, Share, plan_files, restore_files
 from .files import sha256
 from .pipeline import Restorer, best_device
@@ -172,7 +172,10 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace) -> Restorer:
     try:
         return Restorer.from_pretrained(
-            options.model, options.head, options.text_encoder, device=options.device
+            options.model,
+            head=options.head,
+            text_encoder=options.text_encoder,
+            device=options.device,
         )
     except RuntimeError as exc:  # PyTorch's answer to an unknown or missing device
         raise ValueError(f"--device {options.device}: {str(exc).splitlines()[0]}") from exc
@@ -188,12 +191,7 @@ def _restore(options: argparse.Namespace) -> int:
     share = Share.of_environment()
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
-        if share.processes > 1:
-            raise ValueError(
-                f"--compare: found {share.processes} processes; expected one, which sees every "
-                "picture. Leave it out."
-            )
-        _check_sheet(options.compare, [source for source, _ in jobs])
+        _check_sheet(options.compare, [source for source, _ in jobs], share)
     options.device = share.device(options.device)
     restorer = _load(options)
     manifest = None
@@ -260,7 +258,12 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
     return Manifest(options.output, settings, share)
 
 
-def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
+def _check_sheet(sheet: Path, sources: Sequence[Path], share: Share) -> None:
+    if share.processes > 1:
+        raise ValueError(
+            f"--compare: found {share.processes} processes; expected one, which sees every "
+            "picture. Leave it out."
+        )
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in {
         s.resolve() for s in sources
     }:
@@ -321,9 +324,9 @@ def _info(options: argparse.Namespace) -> int:
         except ValueError:
             raise ValueError(f"--plan {options.plan}: expected a size such as 4096x4096.") from None
         restorer = Restorer(loaded.network, device=best_device())
-        free = bounded.free_memory(restorer.device)
+        free = memory.free_memory(restorer.device)
         free = int(options.free * 1e9) if options.free is not None else free
-        print(f"plan          {restorer.plan(height, width, free)}")
+        print(f"plan          {restorer.plan(height, width, free=free)}")
     return 0
 
 
@@ -364,7 +367,7 @@ def _train(options: argparse.Namespace) -> int:
     training, held = collect_sources(
         list(config.shares), options.photos, options.data, options.skip
     )
-    init = official.load_named(options.init, options.head) if options.init else None
+    init = official.load_named(options.init, head=options.head) if options.init else None
     encoder = None
     if options.text_encoder is not None:
         encoder = TransformersEncoder(options.text_encoder)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import bounded
+from .. import strips
 from ..pipeline import Restorer
 from ..tasks import CLASSES, NO_TASK, TASKS
 from ..text import Instruction
@@ -64,7 +64,7 @@ def network_output(
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
     embedding = instruction.embedding.to(restorer.device, restorer.dtype)
-    restored = bounded.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
+    restored = strips.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
     return (restored if upstream else restored.clamp(0.0, 1.0)).cpu().numpy()
 
 
