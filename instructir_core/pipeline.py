@@ -146,11 +146,7 @@ class Restorer:
         check_strength(strength)
         height, width = frames.shape[1:3]
         masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
-        if tile_size is not None:
-            check_tiles(tile_size, overlap)
-        if plan is not None:
-            _check_plan(plan, height, width)
-
+        _check_pieces(tile_size, overlap, plan, (height, width))
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
         if strength == 0.0 or (masks is not None and is_empty(masks)):
             return result.reshape(images.shape)
@@ -161,14 +157,10 @@ class Restorer:
 
             def run(pieces: Plan, index: int = index) -> Tensor:
                 return self._frame(
-                    result[index],
-                    embeddings,
-                    pieces,
-                    strength=strength,
-                    mask=None if masks is None else masks[index % len(masks)],
-                    overlap=overlap,
+                    result[index], embeddings, pieces, strength=strength,
+                    mask=None if masks is None else masks[index % len(masks)], overlap=overlap,
                     progress=None if progress is None else _one_of(progress, index, len(result)),
-                )
+                )  # fmt: skip
 
             if plan is not None:
                 result[index] = run(plan)
@@ -291,8 +283,13 @@ def _fit_masks(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     return masks
 
 
-def _check_plan(plan: Plan, height: int, width: int) -> None:
-    if (plan.height, plan.width) != (height, width):
+def _check_pieces(
+    tile_size: int | None, overlap: int | None, plan: Plan | None, size: tuple[int, int]
+) -> None:
+    if tile_size is not None:
+        check_tiles(tile_size, overlap)
+    if plan is not None and (plan.height, plan.width) != size:
+        height, width = size
         raise ValueError(
             f"Found a plan for {plan.width} x {plan.height} pixels; expected one for "
             f"{width} x {height}. Make it with restorer.plan({height}, {width})."
