@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .text import NO_TASK, Instruction, word_spans
+from .instruction import Instruction
+from .tasks import NO_TASK
+from .text import word_spans
 
 ORDER = ("noise", "sr", "blur", "lol", "rain", "haze", "en")
 """Where the sentence says none: noise before light, which would lift it, else the damage that came

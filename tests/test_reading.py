@@ -7,7 +7,7 @@ from word_reader import WordReader
 
 from instructir_core import Restorer
 from instructir_core.reading import MOST_CLAUSES, ORDER, read_parts
-from instructir_core.text import NO_TASK, TASKS
+from instructir_core.tasks import NO_TASK, TASKS
 
 
 def tasks(text: str, reader: WordReader | None = None) -> list[str]:

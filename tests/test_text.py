@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from tiny_model import CLASSES, DATA, fill, tiny_parts
 
 from instructir_core import Restorer
+from instructir_core.instruction import Instruction
 from instructir_core.text import (
     HashedEncoder,
     HashedEncoderConfig,
-    Instruction,
     InstructionHead,
     InstructionReader,
     TransformersEncoder,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from instructir_core.text import NO_TASK, TASKS, Instruction
+from instructir_core.instruction import Instruction
+from instructir_core.tasks import NO_TASK, TASKS
 
 KNOWN = {
     "noise": "nois|grain|rausch|bruit|ruido|ruído|шум|噪|ノイズ|노이즈",

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import write_atomically
-from ..text import NO_TASK, TASKS, tokenize
+from ..files import write_atomically
+from ..tasks import CLASSES
+from ..text import tokenize
 from .framing import pick
 
-CLASSES = (*TASKS, NO_TASK)
 SPEAKERS = ("photographer", "adult", "child")
 SPLITS = ("train", "validation", "test")
 _FIRST_READ = ("en", "zh")
