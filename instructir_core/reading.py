@@ -328,7 +328,7 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
     """The order that the cuts say, or `ORDER` where none says any."""
     said = frozenset[str]().union(*(part.said for part in parts))
     if not said & _ORDERS:
-        return sorted(parts, key=lambda part: ORDER.index(part.task))
+        return sorted(parts, key=_place)
     places = [float(place) for place in range(len(parts))]
     for place, part in enumerate(parts):
         if FIRST in part.said:
@@ -343,3 +343,7 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
             places[place - 1] = place + 0.5
     order = sorted(range(len(parts)), key=places.__getitem__)
     return [parts[i] for i in order]
+
+
+def _place(part: _Part) -> int:
+    return ORDER.index(part.task) if part.task in ORDER else len(ORDER)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .. import checkpoint
 from ..tasks import CLASSES
 from ..text import (
     HashedEncoder,
@@ -205,11 +206,7 @@ def train_sentences(
         if lessons is not None:
             asked = rng.integers(len(lessons.words), size=batch // 2)
             single = encoder([lessons.words[i] for i in asked])
-            known = lessons.of_example[rows] >= 0
-            own = to_teacher(torch.cat([sentence[torch.from_numpy(known)], single]))
-            taught = lessons.sentences[lessons.of_example[rows[known]]]
-            theirs = torch.cat([taught, lessons.meanings[asked]])
-            loss = loss + 2.0 * (1.0 - F.cosine_similarity(own, theirs).mean())
+            loss = loss + 2.0 * _distance(lessons, to_teacher, rows, asked, sentence, single)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -238,6 +235,22 @@ def _parts(
     return encoder, head
 
 
+def _distance(
+    lessons: Lessons,
+    to_teacher: nn.Linear,
+    rows: npt.NDArray[np.int64],
+    asked: npt.NDArray[np.int64],
+    sentences: Tensor,
+    words: Tensor,
+) -> Tensor:
+    """Mean of 1 - cosine between what is said of the taught sentences and words and the lessons."""
+    known = lessons.of_example[rows] >= 0
+    own = to_teacher(torch.cat([sentences[torch.from_numpy(known)], words]))
+    taught = lessons.sentences[lessons.of_example[rows[known]]]
+    theirs = torch.cat([taught, lessons.meanings[asked]])
+    return 1.0 - F.cosine_similarity(own, theirs).mean()
+
+
 def _language_loss(encoder: HashedEncoder, words: Tensor, mask: Tensor, spoken: Tensor) -> Tensor:
     """Cross-entropy of the language: of each sentence, and of a few words out of each."""
     assert encoder.language is not None
@@ -260,3 +273,32 @@ def _batches(
         rows = rng.choice(len(tokens), _ALIKE * batch, p=shares)
         parts = rows[np.argsort(lengths[rows], kind="stable")].reshape(_ALIKE, batch)
         yield from rng.permutation(parts)[: steps - start]
+
+
+def train_reader(
+    init: checkpoint.Checkpoint,
+    out: Path,
+    corpus: Sequence[Sentence],
+    *,
+    seed: int = 0,
+    steps: int = 7000,
+    teacher: Path | None = None,
+) -> Path:
+    """Train the encoder and head of a file on, and write them with its network as ``out``.
+
+    The network stays as it is, and the embeddings of each task about where it knows them. Raises
+    ``ValueError`` where the file has no reader of this package's kind, or ``out`` another suffix.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a name ending in .safetensors. Rename the output.")
+    encoder, head = init.text_encoder, init.head
+    if not isinstance(encoder, HashedEncoder) or head is None or tuple(init.tasks) != CLASSES:
+        raise ValueError(
+            f"{init.name}: found no sentence encoder and head for {', '.join(CLASSES)}; expected "
+            "those of this package. Start from mini, or from a file trained here."
+        )
+    reader = train_sentences(corpus, seed, steps, teacher=teacher, start=(encoder, head))
+    made = {"init": init.name, "seed": seed, "steps": steps, "sentences": len(corpus)}
+    provenance = {**init.provenance, "reader": {**made, "taught": teacher is not None}}
+    checkpoint.save(out, init.network, reader[1], CLASSES, reader[0], provenance)
+    return out
