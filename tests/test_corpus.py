@@ -130,6 +130,9 @@ def test_same_seed_same_corpus() -> None:
         ("de", "den Regen wegmachen, für größere Abzüge"),
         ("ru", "убери дождь с фото, ещё мокро"),
         ("zh", "去掉照片里的雨，谢谢"),
+        ("zh-Hant", "幫我把照片裡的雨去掉，謝謝"),
+        ("ja", "写真のノイズをぜんぶ消して、お願い"),
+        ("ko", "사진에 찍힌 비 좀 지워주세요"),
     ],
 )
 def test_variants(language: str, text: str) -> None:
@@ -140,6 +143,8 @@ def test_variants(language: str, text: str) -> None:
     assert language in ("en", "de") or letters <= set("q")  # no slips of an English keyboard
     # Some people type no umlauts and no ё.
     assert language not in ("de", "ru") or any("groessere" in v or " еще" in v for v in one)
+    # Koreans leave out spaces at will.
+    assert language != "ko" or any("찍힌비좀" in v for v in one)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
