@@ -90,14 +90,16 @@ def load_corpus(
 def _deal(sentences: Iterable[Sentence]) -> dict[str, str]:
     """The split of each meaning, so that rewordings are never parted.
 
-    Dealt out for each task, language and origin, so that every one of them is in every split.
+    Dealt out for each task, language and origin, so that every one of them is in every split;
+    patterns of the languages that have few of them are dealt together, or a quarter would be held.
     """
     groups: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     met: set[str] = set()
     for s in sentences:
         if s.meaning not in met:
             met.add(s.meaning)
-            groups[s.task, s.language, s.handwritten].append(s.meaning)
+            alone = s.handwritten or s.language in _FIRST_READ
+            groups[s.task, s.language if alone else "", s.handwritten].append(s.meaning)
     splits = {}
     for meanings in groups.values():
         meanings.sort(key=lambda meaning: zlib.crc32(meaning.encode()))
