@@ -82,8 +82,9 @@ def test_split_parts_no_meaning() -> None:
 
 
 def test_no_near_duplicates_within_a_task() -> None:
-    # By the definition itself: every pair of one task.
-    bags = [instructions._bag(s.text) for s in CORPUS if s.task == "rain"]
+    # By the definition itself: every pair of one task, in a spaced and an unspaced language.
+    own = [s for s in CORPUS if s.task == "rain" and s.language in ("en", "zh-Hant")]
+    bags = [instructions._bag(s.text) for s in own]
     for one, other in itertools.combinations(bags, 2):
         assert len(one & other) < 0.9 * len(one | other)
 
