@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction
-from .tasks import NO_TASK
+from .tasks import NO_TASK, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -347,16 +347,24 @@ class InstructionReader:
                 new, embeddings, logits.softmax(-1).tolist(), foreign, strict=True
             ):
                 probabilities = _without(dict(zip(self.tasks, row, strict=True)), other)
+                task = _strongest(probabilities)
+                if probabilities[task] < probabilities.get(NO_TASK, 0.0) < NOTHING:
+                    embedding = self._of_prompt(task)
                 # Cloned, so that it is an ordinary tensor that may be saved or trained on.
                 self.known[text] = Instruction(
                     text,
                     embedding[None].detach().clone(),
-                    _strongest(probabilities),
+                    task,
                     probabilities,
                     self.model,
                     languages if other >= UNKNOWN_LANGUAGE else (),
                 )
         return [self.known[text].copy() for text in texts]
+
+    def _of_prompt(self, task: str) -> Tensor:
+        """The embedding of the task's own sentence, for one that is half read as nothing: its own
+        would do next to nothing."""
+        return self.head(self.encoder.encode([TASKS[task].prompt]))[0][0]
 
     def _foreign(self, texts: Sequence[str]) -> tuple[list[float], tuple[str, ...]]:
         """How probably each is in no language that the encoder knows, and those it knows."""
