@@ -199,7 +199,7 @@ def train_sentences(
         embedding, logits = head(sentence)
         targets = examples.targets[rows]
         loss = F.cross_entropy(logits, targets, label_smoothing=0.02)
-        loss = loss + 0.2 * _language_loss(encoder, words, mask, spoken[rows])
+        loss = loss + 0.5 * _language_loss(encoder, words, mask, spoken[rows])
         if anchors is not None:
             places = F.normalize(targets @ anchors, dim=-1)
             loss = loss + (1.0 - (embedding * places).sum(-1)).mean()
@@ -282,6 +282,7 @@ def train_reader(
     *,
     seed: int = 0,
     steps: int = 7000,
+    learning_rate: float = 2e-3,
     teacher: Path | None = None,
 ) -> Path:
     """Train the encoder and head of a file on, and write them with its network as ``out``.
@@ -297,8 +298,15 @@ def train_reader(
             f"{init.name}: found no sentence encoder and head for {', '.join(CLASSES)}; expected "
             "those of this package. Start from mini, or from a file trained here."
         )
-    reader = train_sentences(corpus, seed, steps, teacher=teacher, start=(encoder, head))
-    made = {"init": init.name, "seed": seed, "steps": steps, "sentences": len(corpus)}
-    provenance = {**init.provenance, "reader": {**made, "taught": teacher is not None}}
+    reader = train_sentences(
+        corpus, seed, steps,
+        learning_rate=learning_rate, teacher=teacher, start=(encoder, head),
+    )  # fmt: skip
+    made = {
+        "seed": seed, "steps": steps, "learning_rate": learning_rate,
+        "sentences": len(corpus), "taught": teacher is not None,
+        "init": init.provenance.get("reader", init.name),
+    }  # fmt: skip
+    provenance = {**init.provenance, "reader": made}
     checkpoint.save(out, init.network, reader[1], CLASSES, reader[0], provenance)
     return out
