@@ -169,7 +169,7 @@ PRICE = 0.15
 """What a cut costs, in nats: the parts must be read by so much more surely than the whole."""
 UNHEARD = 0.3
 """What a part costs besides whose task the whole sentence hardly seems to ask for."""
-SURE = 0.9
+SURE = 0.95
 """A clause read with at least this probability says what it says, whatever stands beside it."""
 OVERHEARD = 0.6
 """What a part costs for each clause in it that is surely about another task."""

@@ -252,7 +252,20 @@ class HashedEncoder(nn.Module):
         if self.language is None:
             return torch.zeros(len(sentences))
         x, mask = self.look_up([tokenize(s)[:MAX_TOKENS] for s in sentences])
-        return self.language(mean_pool(x, mask)).softmax(-1)[:, -1].float().cpu()
+        foreign = self.language(mean_pool(x, mask)).softmax(-1)[:, -1].float().cpu()
+        own = [_written_as_one_of(self.config.languages, s) for s in sentences]
+        return foreign.masked_fill(torch.tensor(own), 0.0)
+
+
+_SCRIPTS = {
+    "ko": re.compile("[\uac00-\ud7a3]"), "ja": re.compile("[\u3040-\u30ff]"),
+    "zh": re.compile("[\u4e00-\u9fff]"), "zh-Hant": re.compile("[\u4e00-\u9fff]"),
+}  # fmt: skip
+"""Scripts that are of these languages alone: they tell more surely than words do."""
+
+
+def _written_as_one_of(languages: Sequence[str], text: str) -> bool:
+    return any(_SCRIPTS[code].search(text) for code in languages if code in _SCRIPTS)
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:

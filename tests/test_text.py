@@ -237,6 +237,7 @@ def test_an_unknown_language_asks_for_nothing() -> None:
         (read,) = restorer.read("poista kohina")
         assert read.languages == languages and read.asks_nothing == bool(languages)
         assert sum(read.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert restorer.encode("去噪").languages == ()  # a script that is of its languages alone
     assert read.advice is not None and "It reads English, Chinese (traditional)." in read.advice
     picture = torch.rand(8, 9, 3)
     assert restorer.restore(picture, read) is picture

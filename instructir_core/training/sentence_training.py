@@ -43,6 +43,8 @@ LONGEST = 48
 """Tokens of a sentence that training looks at."""
 _ALIKE = 16
 """Batches drawn together and dealt by length."""
+MISSED = 0.1
+"""Share of the words that a sentence lacks while it is learnt."""
 REACH = 2
 """Convolutions of a new encoder: words up to three apart are seen together."""
 
@@ -195,7 +197,9 @@ def train_sentences(
         said = [tokens[i] for i in rows]
         drop = torch.from_numpy(rng.random(sum(map(len, said))) < 0.15)
         words, mask = encoder.look_up(said, drop)
-        sentence = encoder.combine(words, mask)
+        # Now and then a word is missing, so that none is all that a task hangs on.
+        heard = words * (torch.rand(mask.shape) >= MISSED)[..., None]
+        sentence = encoder.combine(heard, mask)
         embedding, logits = head(sentence)
         targets = examples.targets[rows]
         loss = F.cross_entropy(logits, targets, label_smoothing=0.02)
