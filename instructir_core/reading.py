@@ -28,6 +28,7 @@ FIRST, LAST = "first", "last"  # what follows comes before, or after, everything
 AFTER, BEFORE = "after", "before"  # what follows comes earlier, or later, than what it hangs on
 SWAP = "swap"  # what precedes comes later than what follows: "brightening needs denoising first"
 TURN = "turn"  # a contrast or a refusal begins
+MARK = "mark"  # punctuation
 
 # Regular expressions of whole words, for languages with spaces: one line for each language,
 # English, German, French, Spanish, Portuguese, Russian, Korean.
@@ -144,7 +145,7 @@ def _pattern() -> re.Pattern[str]:
     groups = [
         f"(?P<{kind}>{f'(?={_words(kind)})' if kind == TURN else _words(kind)})" for kind in _WORDS
     ]
-    return re.compile("|".join([*groups, f"(?P<mark>{_ENDINGS}|{_PUNCTUATION})"]), re.IGNORECASE)
+    return re.compile("|".join([*groups, f"(?P<{MARK}>{_ENDINGS}|{_PUNCTUATION})"]), re.IGNORECASE)
 
 
 _CUTS = _pattern()
@@ -283,19 +284,28 @@ def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
 def _clauses(text: str) -> list[_Stretch]:
     """Cut at every link; adjoining links count as one. There is one clause at least."""
     found: list[_Stretch] = []
-    start, said = 0, frozenset[str]()
+    start, links = 0, list[str]()
     for match in [*_CUTS.finditer(text), None]:
         end = len(text) if match is None else match.start()
         if re.search(r"\w", text[start:end]) and not _TURNS.fullmatch(text, start, end):
-            found.append(_Stretch(start, end, said))
-            start, said = end, frozenset()
+            found.append(_Stretch(start, end, frozenset(_of_previous(found, links))))
+            start, links = end, []
         if match is not None:
-            said |= {match.lastgroup or ""}
+            links.append(match.lastgroup or "")
             if not _TURNS.fullmatch(text, start, match.end()):
                 start = match.end()
+    _of_previous(found, [*links, MARK])
     if len(found) > MOST_CLAUSES:
         found[MOST_CLAUSES:] = [_together(found[MOST_CLAUSES:])]
-    return found or [_Stretch(0, len(text), said)]
+    return found or [_Stretch(0, len(text), frozenset(links))]
+
+
+def _of_previous(found: list[_Stretch], links: list[str]) -> list[str]:
+    """Give "denoise it first, then ..." its "first", and return the links that are left."""
+    if found and len(links) > 1 and links[0] in (FIRST, LAST):
+        found[-1] = replace(found[-1], said=found[-1].said | {links[0]})
+        return links[1:]
+    return links
 
 
 def _together(clauses: Sequence[_Stretch]) -> _Stretch:
