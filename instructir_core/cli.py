@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
     train.add_argument("--data", type=Path, help="folder of the standard data sets")
     train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    train.add_argument(
+        "--hold-out", nargs="*", default=[], metavar="NAME",
+        help="photos to keep for scoring, beside every sixteenth",
+    )  # fmt: skip
+    train.add_argument(
+        "--graphics", type=Path, help="pictures that are only to be left as they are"
+    )
     train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
     train.add_argument("--head", type=Path, help="head for an --init that has none")
     train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
@@ -107,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="length by the clock instead")
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--stages", help="share:crop:batch,... such as 0:96:16,0.6:160:6")
+    train.add_argument(
+        "--scenes", help="crop:batch,... for haze, low light and colour, such as 192:4,256:2"
+    )
+    train.add_argument("--loss", choices=["l1", "log"])
+    train.add_argument("--decay", type=float, help="share of the run in which the rate falls")
+    train.add_argument("--head-rate", type=float, help="of the learning rate; 0 keeps the head")
+    train.add_argument("--every", type=int, help="steps between saves")
     train.add_argument("--shares", help="task=share,... instead of the preset's")
     train.add_argument(
         "--sentence-steps", type=int, help="length of the encoder's training; 0 keeps --init's"
@@ -142,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("--held-out", type=Path, help="the photos of training: its held-out part")
     evaluate.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="as in training")
+    evaluate.add_argument("--hold-out", nargs="*", default=[], metavar="NAME", help="likewise")
     evaluate.add_argument(
         "--identity", type=Path, metavar="FOLDER",
         help="clean pictures: is what needs no change left alone?",
@@ -414,8 +429,9 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
     config = replace(PRESETS[options.preset], **_changes(options))
     training, held = collect_sources(
-        list(config.shares), options.photos, options.data, options.skip
-    )
+        list(config.shares), options.photos, options.data, options.skip, options.hold_out,
+        options.graphics,
+    )  # fmt: skip
     init = checkpoint.load_named(options.init, options.head) if options.init else None
     encoder = None
     if options.text_encoder is not None:
@@ -444,7 +460,10 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line says otherwise than the preset."""
-    names = ("steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed")
+    names = (
+        "steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed", "loss", "decay",
+        "head_rate", "every",
+    )  # fmt: skip
     changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     if "minutes" in changes:
         changes.setdefault("steps", None)
@@ -456,6 +475,15 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
                 "0:96:16,0.6:160:6."
+            ) from None
+    if options.scenes is not None:
+        try:
+            views = [part.split(":") for part in options.scenes.split(",")]
+            changes["scenes"] = tuple((int(a), int(b)) for a, b in views)
+        except ValueError:
+            raise ValueError(
+                f"--scenes {options.scenes}: expected crop:batch, comma-separated, such as "
+                "192:4,256:2."
             ) from None
     if options.shares is not None:
         try:
@@ -570,7 +598,7 @@ def _test_sets(
             else:
                 sets.append(testsets.synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
-        sets += testsets.held_out(options.held_out, options.skip)
+        sets += testsets.held_out(options.held_out, options.skip, options.hold_out)
     names = [s.name for s in sets] + [f"{paths[0].parent.name} {text}" for paths, text in chains]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

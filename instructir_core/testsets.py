@@ -26,6 +26,8 @@ Recipe = Callable[[Pixels, str], Pixels]
 
 SIGMAS = (15, 25, 50)
 """Noise levels of the paper, of 255."""
+NOISE_KINDS = ("grain12", "grain25", "jpeg10", "jpeg30", "jpeg70", "bands", "saltpepper")
+"""Noise that is not white (`evaluation.degradations.KINDS`)."""
 MULTIPLE = 16
 _MAX_BORDER = 32
 """Pixels that a target may be larger than its input: those of SOTS carry a border of 20."""
@@ -113,16 +115,17 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
     return ImageSet(name or f"{folder.name} {recipe}", task, len(paths), pairs)
 
 
-def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
-    """What training holds out of a folder of photos: a set for each task, and clean pictures with
-    a sentence that asks for nothing."""
-    from .training.dataset import held_out_pairs, photo_files, split_held_out
+def held_out(photos: Path, skip: Sequence[str] = (), also: Sequence[str] = ()) -> list[ImageSet]:
+    """What training holds out of a folder of photos, and those named ``also``: a set for each
+    task, and clean pictures with a sentence that asks for nothing."""
+    from .evaluation.degradations import held_out_pairs
+    from .training.dataset import photo_files, split_held_out
 
-    held = split_held_out(photo_files(photos, skip))[1]
+    held = split_held_out(photo_files(photos, skip), also=also)[1]
 
     def degraded(task: str) -> Iterator[Pair]:
-        for index, (before, after) in enumerate(held_out_pairs(held, task)):
-            yield Pair(str(index), before, after)
+        for name, before, after in held_out_pairs(held, task):
+            yield Pair(name, before, after)
 
     def clean() -> Iterator[Pair]:
         return (Pair(p.name, p.clean, p.clean) for p in degraded("noise"))
@@ -189,21 +192,21 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
     """The task and the degradation of "noise25", "sr4", or a task's name ("haze").
 
     "noiseS" is the paper's noise of sigma S, "srF" its bicubic down-sampling by F; a task's name
-    is that of `training.degradations`, drawn from the picture's name so that no other picture
-    changes it. Raises ValueError for anything else.
+    and the kinds of noise are those of `evaluation.degradations`, drawn from the picture's name so
+    that no other picture changes it. Raises ValueError for anything else.
     """
     match = re.fullmatch(r"(noise|sr)(\d+)", text)
     if match and match[1] == "noise":
         return "noise", lambda clean, name: paper_noise(clean, int(match[2]))
     if match and int(match[2]) > 1:
         return "sr", lambda clean, name: down_up(clean, int(match[2]))
-    if text not in TASKS:
+    if text not in (*TASKS, *NOISE_KINDS):
         raise ValueError(
             f"Found the recipe {text!r}; expected noise and its sigma (noise25), sr and its factor "
-            f"(sr4), or one of {', '.join(TASKS)}. Choose one of these."
+            f"(sr4), or one of {', '.join((*TASKS, *NOISE_KINDS))}. Choose one of these."
         )
     try:
-        from .training.degradations import TASKS as degradations  # needs SciPy
+        from .evaluation.degradations import FROZEN, KINDS  # needs SciPy
     except ImportError as exc:
         raise ValueError(
             f"The recipe {text!r} needs a package that is not installed ({exc}). Install the "
@@ -212,9 +215,10 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
 
     def degrade(clean: Pixels, name: str) -> Pixels:
         rng = np.random.default_rng((zlib.crc32(text.encode()), zlib.crc32(name.encode())))
-        return degradations[text](np.ascontiguousarray(clean, np.float32), rng)
+        return recipe(np.ascontiguousarray(clean, np.float32), rng)
 
-    return text, degrade
+    recipe = {**FROZEN, **KINDS}[text]
+    return text if text in TASKS else "noise", degrade
 
 
 def paper_noise(clean: Pixels, sigma: float) -> Pixels:

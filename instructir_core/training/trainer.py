@@ -1,8 +1,9 @@
 """Training network and instruction head together, on one device or on many.
 
-Loss and optimiser follow the paper (section 4.1): L1 on the picture plus cross-entropy on the
-task, weighted 1:1, AdamW, cosine decay. Every sample is steered by a sentence drawn from the
-corpus, never by a task number. Devices, processes and mixed precision are Accelerate's.
+Loss and optimiser follow the paper (section 4.1) unless the config says otherwise: L1 on the
+picture plus cross-entropy on the task, weighted 1:1, AdamW, cosine decay. Every sample is steered
+by a sentence drawn from the corpus, never by a task number. Devices, processes and mixed precision
+are Accelerate's.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..metrics import psnr
 from ..model import InstructIR, NetworkConfig
 from ..text import NO_TASK, HashedEncoder, InstructionHead, TextEncoder
-from .dataset import Batches, Pictures, Source, draw_pair
+from .dataset import SCENE_TASKS, Batches, Pictures, Source, draw_pair
 from .degradations import TASKS
 from .instructions import CLASSES, SPLITS, Sentence, load_corpus, vary
 from .sentences import encode_all, refit_classes, train_sentences
@@ -51,7 +52,17 @@ class TrainingConfig:
     minutes: float = 0.0
     stages: tuple[tuple[float, int, int], ...] = ((0.0, 256, 32),)
     """(share of the run at which it starts, crop size, batch size over all processes)."""
+    scenes: tuple[tuple[int, int], ...] = ()
+    """(crop size, batch size), one of them drawn for each step, of the samples of haze, low light
+    and colour, which want whole views beside the stage's crops; none: all tasks share the crops."""
+    loss: str = "l1"
+    """``l1``, or ``log``: the logarithm of each sample's mean squared error, which is its PSNR."""
     learning_rate: float = 5e-4
+    head_rate: float = 0.1
+    """Learning rate of the head, times the network's; 0 keeps the head as it is."""
+    decay: float = 1.0
+    """Share of the run, at its end, in which the learning rate falls to 0 along a cosine. Below 1
+    it is constant before, and what is saved then can go on under another length."""
     ema: float = 0.999
     weight_decay: float = 1e-4
     precision: str = "bf16"
@@ -102,6 +113,10 @@ PRESETS: dict[str, TrainingConfig] = {
 """The paper's models (section 4.2; 6D continues 5D, so it wants ``init``) and the bundled one."""
 
 
+Samples = Sequence[Tensor]
+"""Degraded, clean (B, 3, S, S), sentence vectors (B, W) and class indices (B) of one crop size."""
+
+
 class Steered(nn.Module):
     """Network and head as one module, so that one wrapper serves both on many devices."""
 
@@ -109,8 +124,12 @@ class Steered(nn.Module):
         super().__init__()
         self.network, self.head = network, head
 
-    def forward(self, degraded: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, H, W) and sentence vectors (B, W) -> restored (B, 3, H, W), logits or None."""
+    def forward(self, *parts: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """Of each part, (B, 3, H, W) and sentence vectors (B, W): restored (B, 3, H, W), and
+        logits or None. Parts are of different sizes, and one backward pass serves them all."""
+        return [self._restore(degraded, vectors) for degraded, vectors in parts]
+
+    def _restore(self, degraded: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.head is None:
             width = self.network.config.embedding_width
             return self.network(degraded, degraded.new_zeros(len(degraded), width)), None
@@ -171,7 +190,10 @@ def train(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
     world = accelerator.num_processes
-    uneven = [batch for _, _, batch in config.stages if batch % world]
+    if config.loss not in ("l1", "log"):
+        raise ValueError(f"Found the loss {config.loss!r}; expected l1 or log. Choose one.")
+    batches = [*(batch for _, _, batch in config.stages), *(batch for _, batch in config.scenes)]
+    uneven = [batch for batch in batches if batch % world]
     if uneven:
         raise ValueError(
             f"Found a batch of {uneven[0]} for {world} processes; expected a multiple, so that "
@@ -191,7 +213,8 @@ def train(
             )
         network.load_state_dict(init.network.state_dict())
     run = Run(config, network, head, accelerator)
-    state = out / "state.pt"
+    # What a longer run goes on from: saved when the rate begins to fall.
+    state, stable = out / "state.pt", out / "stable.pt"
     if state.exists():
         run.load(state)
     if accelerator.is_main_process:
@@ -203,11 +226,8 @@ def train(
     )  # fmt: skip
     while run.share < 1.0:
         stage = run.stage
-        _, size, batch = config.stages[stage]
-        data = Batches(
-            sources, config.shares, classes, bank, size, batch, config.seed,
-            accelerator.process_index, world,
-        )  # fmt: skip
+        size = config.stages[stage][1]
+        data = Views(sources, config, stage, classes, bank, accelerator.process_index, world)
         for samples in _batches(data, run.done, config.steps or 10**9, workers):
             losses = run.step(samples)
             bar.update()
@@ -216,6 +236,8 @@ def train(
                 bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": size})
                 accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
             finished = run.share >= 1.0
+            if config.decay < 1.0 and not stable.exists() and run.share >= 1.0 - config.decay:
+                run.save(stable)
             if run.done % config.every == 0 or finished:
                 run.save(state)
             if run.done % (8 * config.every) == 0 or finished:
@@ -245,7 +267,7 @@ def _write(
     own = encoder if isinstance(encoder, HashedEncoder) else None
     if head is not None:
         head = head.cpu()
-        if own is not None and tuple(classes) == CLASSES:
+        if own is not None and tuple(classes) == CLASSES and config.head_rate:
             refit_classes(
                 own, head, _corpus(config, excluded), config.seed, examples=16 * config.sentences
             )
@@ -316,7 +338,43 @@ def _text(
     return classes, encoder, head, sentence_bank(encoder, corpus, config.seed, config.sentences)
 
 
-def _batches(data: Batches, first: int, last: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
+class Views(Dataset[list[tuple[Tensor, ...]]]):
+    """Step -> its samples: those of the stage's crops and, where the config has scenes, those of
+    haze, low light and colour in a view of a size drawn for the step."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        config: TrainingConfig,
+        stage: int,
+        classes: Sequence[str],
+        bank: Mapping[str, Tensor],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seed, store = config.seed, Pictures()
+
+        def batches(shares: Mapping[str, float], size: int, batch: int, seed: int) -> Batches:
+            return Batches(sources, shares, classes, bank, size, batch, seed, rank, world, store)
+
+        def only(scenes: bool) -> dict[str, float]:
+            known = config.shares.items()
+            return {t: s for t, s in known if t == NO_TASK or (t in SCENE_TASKS) == scenes}
+
+        _, size, batch = config.stages[stage]
+        near = only(False) if config.scenes else config.shares
+        self.near = batches(near, size, batch, config.seed)
+        # Other draws than the crops'.
+        self.far = [batches(only(True), s, b, config.seed + 1) for s, b in config.scenes]
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, ...]]:
+        if not self.far:
+            return [self.near[step]]
+        chosen = int(np.random.default_rng((self.seed, 6, step)).integers(len(self.far)))
+        return [self.near[step], self.far[chosen][step]]
+
+
+def _batches(data: Views, first: int, last: int, workers: int) -> Iterator[list[Samples]]:
     loader = DataLoader(
         data,
         batch_size=None,
@@ -330,6 +388,20 @@ def _batches(data: Batches, first: int, last: int, workers: int) -> Iterator[tup
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+
+
+_LEAST_ERROR = 3e-6
+"""Mean squared error, 55 dB, below which a sample counts as right."""
+
+
+def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
+    """The loss of each sample, (B, 3, H, W) -> (B,): its mean absolute error for ``l1``, the
+    logarithm of its mean squared error for ``log``."""
+    difference = restored - clean
+    if kind == "l1":
+        return difference.abs().flatten(1).mean(1)
+    # A tenth of it keeps the gradient's norm near that of L1, for the same clipping.
+    return 0.1 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
 
 
 class Run:
@@ -354,8 +426,11 @@ class Run:
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
-        if head is not None:
-            groups.append({"params": list(head.parameters()), "lr": config.learning_rate / 10})
+        if head is not None and config.head_rate:
+            rate = config.learning_rate * config.head_rate
+            groups.append({"params": list(head.parameters()), "lr": rate})
+        elif head is not None:
+            head.requires_grad_(False)
         # The paper's betas are not stated; (0.9, 0.9) is NAFNet's.
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.9), weight_decay=config.weight_decay)
         for group in optimizer.param_groups:
@@ -374,21 +449,33 @@ class Run:
         """Which of the config's stages the run is in."""
         return sum(self.share >= start for start, _, _ in self.config.stages) - 1
 
-    def step(self, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-        """One optimiser step; returns this process's losses."""
+    @property
+    def factor(self) -> float:
+        """The learning rate, of its peak: warm-up, constant, and a cosine down at the end."""
+        late = max(0.0, self.share - (1.0 - self.config.decay)) / max(self.config.decay, 1e-9)
+        falling = 0.5 * (1.0 + math.cos(math.pi * late))
+        return max(1e-3, falling) * min(1.0, (self.done + 1) / 200)
+
+    def step(self, parts: Sequence[Samples]) -> dict[str, Tensor]:
+        """One optimiser step over samples of one or more crop sizes; returns this process's
+        losses, each a mean over samples."""
         started = time.monotonic()
         device = self.accelerator.device
-        degraded, clean, vectors, classes = (s.to(device, non_blocking=True) for s in samples)
-        degraded = degraded.contiguous(memory_format=torch.channels_last)
-        decay = 0.5 * (1.0 + math.cos(math.pi * self.share))
-        factor = max(1e-3, decay) * min(1.0, (self.done + 1) / 200)
+        parts = [[t.to(device, non_blocking=True) for t in part] for part in parts]
+        inputs = [(x.contiguous(memory_format=torch.channels_last), v) for x, _, v, _ in parts]
+        factor = self.factor
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.rate = self.config.learning_rate * factor
-        restored, logits = self.wrapped(degraded, vectors)
-        losses = {"L1": F.l1_loss(restored.float(), clean)}
-        if logits is not None:
-            losses["CE"] = F.cross_entropy(logits.float(), classes)
+        outputs = self.wrapped(*inputs)
+        pictures, readings = [], []
+        for (restored, logits), (_, clean, _, classes) in zip(outputs, parts, strict=True):
+            pictures.append(sample_loss(restored.float(), clean, self.config.loss))
+            if logits is not None:
+                readings.append(F.cross_entropy(logits.float(), classes, reduction="none"))
+        losses = {self.config.loss: torch.cat(pictures).mean()}
+        if readings:
+            losses["CE"] = torch.cat(readings).mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -415,6 +502,7 @@ class Run:
                 "config": asdict(self.config),
                 "done": self.done,
                 "seconds": self.seconds,
+                "share": self.share,
                 **{name: part.state_dict() for name, part in self._parts().items()},
             },
             temporary,
@@ -422,12 +510,20 @@ class Run:
         os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
-        """Continue a saved run; raises ``ValueError`` when it was of another config."""
+        """Continue a saved run; raises ``ValueError`` when it was of another config.
+
+        While the rate was constant, the length of the run may differ: legs add up.
+        """
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != asdict(self.config):
+        found = state["config"]
+        expected = asdict(self.config)
+        if state["share"] <= 1.0 - found["decay"]:
+            free = ("steps", "minutes", "decay", "every")
+            found = found | {name: expected[name] for name in free}
+        if found != expected:
             raise ValueError(
                 f"{path}: found a run with the settings {state['config']}, expected "
-                f"{asdict(self.config)}. Repeat its settings, or choose another output folder."
+                f"{expected}. Repeat its settings, or choose another output folder."
             )
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
@@ -461,7 +557,7 @@ def _report(
             vector = bank[task][int(rng.integers(len(bank[task])))][None]
             batch = torch.from_numpy(degraded).permute(2, 0, 1)[None]
             device = run.accelerator.device
-            restored = run.average(batch.to(device), vector.to(device))[0]
+            restored, _ = run.average((batch.to(device), vector.to(device)))[0]
             result = restored[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
             before.append(psnr(degraded, clean))
             after.append(psnr(result, clean))
