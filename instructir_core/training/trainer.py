@@ -400,8 +400,8 @@ def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
     difference = restored - clean
     if kind == "l1":
         return difference.abs().flatten(1).mean(1)
-    # A tenth of it keeps the gradient's norm near that of L1, for the same clipping.
-    return 0.1 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
+    # A twentieth of it keeps the gradient's norm near that of L1, for the same clipping.
+    return 0.05 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
 
 
 class Run:
