@@ -161,6 +161,10 @@ def _parser() -> argparse.ArgumentParser:
         "--identity", type=Path, metavar="FOLDER",
         help="clean pictures: is what needs no change left alone?",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--artefacts", type=Path, action="append", default=[], metavar="FOLDER",
+        help="clean pictures: what does restoring add that nobody asked for?",
+    )  # fmt: skip
     evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
     evaluate.add_argument(
         "--phrasings", type=int, default=0, metavar="N",
@@ -519,10 +523,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     sets, chains = _test_sets(options)
     unchanged = testsets.files(options.identity) if options.identity else []
     given = evaluate.read_test_sentences(options.sentences) if options.sentences else []
-    if not (sets or chains or unchanged or given):
+    flawed = [testsets.files(folder) for folder in options.artefacts]
+    if not (sets or chains or unchanged or flawed or given):
         raise ValueError(
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
-            "--identity or --sentences. See: instructir evaluate --help"
+            "--identity, --artefacts or --sentences. See: instructir evaluate --help"
         )
     sentences = given
     if not given and (phrasings or unchanged):
@@ -566,6 +571,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         found.save()
     if unchanged:
         found.add(evaluate.identity(restorer, unchanged, sentences, count, size, limit))
+    for paths in flawed:
+        from .evaluation.artefacts import artefacts
+
+        found.add(artefacts(restorer, paths, size, limit))
     found.save()
     if text := report.tables(report.summarise(found.rows)):
         print(f"\n{text}" if sets else text)

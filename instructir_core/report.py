@@ -58,6 +58,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
             for (name, link), group in of("chain", "set", "link").items()
         ],
     }
+    summary["artefacts"] = [_artefact(group) for group in of("artefacts", "set").values()]
     summary["published"] = beside_published(summary["score"])
     sentences = [row for row in rows if row["test"] == "sentences"]
     if sentences:
@@ -88,7 +89,19 @@ def summarise_scores(rows: Sequence[Row]) -> Summary:
         for name in CONVENTIONS
         if name.startswith("psnr") and math.isfinite(means.get(f"input_{name}", math.inf))
     }
+    if "gain_psnr_float" in gains:
+        each = [row["restored_psnr_float"] - row["input_psnr_float"] for row in rows]
+        gains["gain_psnr_float_least"] = float(min(each))
     return {"set": first["set"], "task": first["task"], "images": len(rows), **means, **gains}
+
+
+def _artefact(rows: Sequence[Row]) -> Summary:
+    unit, values = rows[0]["unit"], [row["value"] for row in rows]
+    worst = min(values) if unit in ("dB", "share") else max(values)
+    return {
+        "set": rows[0]["set"], "images": len(rows), "mean": float(np.mean(values)),
+        "worst": float(worst), "unit": unit,
+    }  # fmt: skip
 
 
 def beside_published(scores: Sequence[Summary]) -> list[Summary]:
@@ -149,19 +162,21 @@ def _share_read(rows: Sequence[Row]) -> float:
 SCORE_HEADER = (
     "float: the unclamped output, as InstructIR's code scores it; 8-bit: clamped and rounded, as\n"
     "most papers do; Y: luma of the 8-bit picture, swapped: as InstructIR's code computes it\n"
-    f"{'':<22}{'':>7}{'PSNR, float':>27}{'PSNR restored':>26}{'SSIM':>9}{'SSIM restored':>22}\n"
-    f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}"
+    f"{'':<22}{'':>7}{'PSNR, float':>27}{'':>7}{'PSNR restored':>26}{'SSIM':>9}"
+    f"{'SSIM restored':>22}\n"
+    f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}{'worst':>7}"
     f"{'8-bit':>9}{'Y':>8}{'Y swap.':>9}{'input':>9}{'float':>8}{'8-bit':>7}{'Y':>7}"
 )
 
 
 def score_line(score: Summary) -> str:
     """One line under `SCORE_HEADER`."""
-    gain = score.get("gain_psnr_float")
+    gain, worst = score.get("gain_psnr_float"), score.get("gain_psnr_float_least")
     text = (
         f"{score['set']:<22}{score['images']:>7}"
         f"{score['input_psnr_float']:>9.2f}{score['restored_psnr_float']:>10.2f}"
         f"{'' if gain is None else format(gain, '+.2f'):>8}"
+        f"{'' if worst is None else format(worst, '+.1f'):>7}"
         f"{score['restored_psnr_8bit']:>9.2f}{score['restored_psnr_y']:>8.2f}"
         f"{score['restored_psnr_y_swapped']:>9.2f}{score['input_ssim_float']:>9.3f}"
         f"{score['restored_ssim_float']:>8.3f}{score['restored_ssim_8bit']:>7.3f}"
@@ -193,6 +208,11 @@ def tables(summary: Summary) -> str:
             summary["chain"],
             {"link": "d", "task": "", "images": "d", "psnr_float_mean": ".2f",
              "psnr_float_least": ".2f", "psnr_8bit_mean": ".2f"},
+        ),
+        _list_table(
+            "Artefacts: what restoring adds or takes (worst: least of dB and share, else most)",
+            summary["artefacts"],
+            {"images": "d", "mean": ".2f", "worst": ".2f", "unit": ""},
         ),
         _confusion_table(summary.get("sentences")),
     ]  # fmt: skip

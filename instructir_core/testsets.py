@@ -256,23 +256,29 @@ class Standard:
     """How many pictures the published scores are means of."""
     folders: tuple[str, ...]
     """Its folder's name, or its parent's and its own, in lower-case letters and digits only."""
+    recipes: tuple[str, ...] = ()
+    """What to degrade a set of clean pictures by; none: it holds pairs."""
 
+
+_WHITE = tuple(f"noise{sigma}" for sigma in SIGMAS)
 
 SUITE = (
-    Standard("CBSD68", "noise", 68, ("cbsd68",)),
-    Standard("Urban100", "noise", 100, ("urban100",)),
-    Standard("Kodak24", "noise", 24, ("kodak24", "kodak")),
-    Standard("McMaster", "noise", 18, ("mcmaster",)),
+    Standard("CBSD68", "noise", 68, ("cbsd68",), (*_WHITE, *NOISE_KINDS, "sr2", "sr4")),
+    Standard("CC15", "noise", 15, ("cc15",)),
+    Standard("Urban100", "noise", 100, ("urban100",), _WHITE),
+    Standard("Kodak24", "noise", 24, ("kodak24", "kodak"), _WHITE),
+    Standard("McMaster", "noise", 18, ("mcmaster",), _WHITE),
     Standard("Rain100L", "rain", 100, ("rain100l",)),
     Standard("Rain100H", "rain", 100, ("rain100h",)),
     Standard("Rain12", "rain", 12, ("rain12",)),
     Standard("SOTS-outdoor", "haze", 500, ("sotsoutdoor", "sots")),
     Standard("SOTS-indoor", "haze", 500, ("sotsindoor",)),
+    Standard("SOTS-indoor-heavy", "haze", 13, ("sotsindoorheavy",)),
     Standard("GoPro", "blur", 1111, ("gopro", "goprolarge")),
     Standard("LOL", "lol", 15, ("lol", "lolv1", "loldataset")),
     Standard("MIT5K", "en", 498, ("mit5k", "fivek", "mitadobefivek")),
 )
-"""Sets of noise hold clean pictures, the others pairs. SOTS alone is upstream's outdoor half."""
+"""SOTS alone is upstream's outdoor half; the heavy one is our choice of its thickest haze."""
 
 _SPLITS = ("test", "eval15", "testing")
 _CLEAN = ("originalpng", "original", "clean", "gt", "target", "hr")
@@ -297,7 +303,7 @@ def find_suite(root: Path) -> tuple[list[ImageSet], list[str]]:
             if name in (_plain(place.name), _plain(place.parent.name + place.name))
         ]
         for place in known:
-            found = _noisy(standard, place) if standard.task == "noise" else _pairs(standard, place)
+            found = _degraded(standard, place) if standard.recipes else _pairs(standard, place)
             if found:
                 sets += found
                 if found[0].count != standard.images:
@@ -334,11 +340,15 @@ def _child(folder: Path, names: Sequence[str]) -> Path | None:
     return next((p for n in names for p in _folders(folder) if _plain(p.name) == n), None)
 
 
-def _noisy(standard: Standard, folder: Path) -> list[ImageSet]:
+def _degraded(standard: Standard, folder: Path) -> list[ImageSet]:
     holder = folder if _pictures(folder) else _child(folder, _CLEAN)
     if holder is None or not _pictures(holder):
         return []
-    return [synthetic(holder, f"noise{s}", f"{standard.name} sigma {s}") for s in SIGMAS]
+    names = [re.sub(r"^noise(?=\d)", "sigma ", recipe) for recipe in standard.recipes]
+    return [
+        synthetic(holder, recipe, f"{standard.name} {name}")
+        for recipe, name in zip(standard.recipes, names, strict=True)
+    ]
 
 
 def _pairs(standard: Standard, folder: Path) -> list[ImageSet]:

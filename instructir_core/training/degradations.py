@@ -139,20 +139,20 @@ def faded(image: Pixels, rng: np.random.Generator) -> Pixels:
     them is grey before and after.
     """
     grey = image @ LUMA
-    result = grey[..., None] + (image - grey[..., None]) * np.float32(rng.uniform(0.25, 0.85))
+    dull = grey[..., None] + (image - grey[..., None]) * np.float32(rng.uniform(0.25, 0.85))
     contrast = rng.uniform(0.5, 0.95)
     black = rng.uniform(0.0, 1.0 - contrast)
-    result = black + result * np.float32(contrast)
-    result = np.clip(result, 0.0, 1.0) ** np.float32(rng.uniform(0.8, 1.25))
+    flat = np.clip(black + dull * contrast, 0.0, 1.0).astype(np.float32)
+    result: Pixels = flat ** np.float32(rng.uniform(0.8, 1.25))
     cast = rng.random()
     if cast < 0.35:
         warmth = rng.normal(0.0, 0.12)
         gains = np.exp([warmth, rng.normal(0.0, 0.04), -warmth])
-        linear = to_linear(result.astype(np.float32)) * (gains / (gains @ LUMA))
+        linear = to_linear(result) * (gains / (gains @ LUMA))
         result = to_srgb(linear.astype(np.float32))
     elif cast < 0.5:
         shadows, lights = rng.normal(0.0, 0.03, 3), rng.normal(0.0, 0.03, 3)
-        result = result + shadows * (1.0 - grey[..., None]) + lights * grey[..., None]
+        return quantize(result + shadows * (1.0 - grey[..., None]) + lights * grey[..., None])
     return quantize(result)
 
 
