@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from ..evaluate import PROMPTS, Row, network_output
 from ..metrics import Pixels, psnr
 from ..pipeline import Restorer
 from ..testsets import MULTIPLE, clean_pictures, middle
 from ..text import TASKS
-from ..training.imaging import LUMA, quantize, to_linear, to_srgb
+from ..training.imaging import LUMA, quantize, soften, to_linear, to_srgb
 
 GRID = 8
 """Period in pixels of the pattern that the network's up-sampling leaves."""
@@ -36,10 +35,10 @@ _Restore = Callable[[Pixels, str], Pixels]
 
 def smooth_areas(image: Pixels) -> npt.NDArray[np.bool_]:
     """(H, W): where an image has no detail, as in skies and on plain walls."""
-    light = np.asarray(image @ LUMA, np.float64)
-    fine = light - ndimage.gaussian_filter(light, 4.0)
-    flat: npt.NDArray[np.bool_] = ndimage.gaussian_filter(fine**2, 4.0) < (1.5 / 255.0) ** 2
-    return np.asarray(ndimage.binary_erosion(flat, iterations=4))
+    light = np.asarray(image @ LUMA, np.float32)
+    fine = light - soften(light, 4.0)
+    flat = soften(fine**2, 4.0) < (1.5 / 255.0) ** 2
+    return soften(flat.astype(np.float32), 3.0) > 0.99  # a little away from all detail
 
 
 def folded(image: Pixels, period: int, where: npt.NDArray[np.bool_]) -> float:
@@ -47,8 +46,8 @@ def folded(image: Pixels, period: int, where: npt.NDArray[np.bool_]) -> float:
 
     Of the brightness less its own blur, the mean of each of the period's places, over ``where``.
     """
-    light = np.asarray(image @ LUMA, np.float64)
-    fine = light - ndimage.gaussian_filter(light, 4.0)
+    light = np.asarray(image @ LUMA, np.float32)
+    fine = light - soften(light, 4.0)
     yy, xx = np.mgrid[: light.shape[0], : light.shape[1]]
     place = (yy % period * period + xx % period)[where]
     sums = np.bincount(place, fine[where], period**2)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from ..training.dataset import Pictures
 from ..training.degradations import Degradation
@@ -218,7 +217,7 @@ def _depth(
     depth = (ramp - ramp.min()) * rng.uniform(0.0, 1.0)
     depth += smooth_noise((height, width), rng, scale=rng.uniform(0.1, 0.5)) * rng.uniform(0, 0.5)
     if rng.random() < 0.3:
-        guide = ndimage.gaussian_filter(image.mean(axis=2), 1.5)
+        guide = soften(image.mean(axis=2), 1.5)
         depth += guide * rng.uniform(-0.5, 0.5)
     if rng.random() < 0.35:
         depth += _shapes(image, rng)
@@ -229,13 +228,10 @@ def _depth(
 def _shapes(image: Pixels, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """(H, W) steps of depth along the picture's edges: areas of one colour are one thing."""
     blur = rng.uniform(0.01, 0.04) * min(image.shape[:2])
-    tone = ndimage.gaussian_filter(image @ rng.normal(0.0, 1.0, 3).astype(np.float32), blur)
+    tone = soften(image @ rng.normal(0.0, 1.0, 3).astype(np.float32), blur)
     borders = np.quantile(tone, np.sort(rng.random(int(rng.integers(1, 4)))))
     distances = rng.uniform(-0.2, 0.2, len(borders) + 1).astype(np.float32)
-    steps: npt.NDArray[np.float32] = ndimage.gaussian_filter(
-        distances[np.searchsorted(borders, tone)], 0.7
-    )
-    return steps
+    return soften(distances[np.searchsorted(borders, tone)], 0.7)
 
 
 FROZEN: dict[str, Degradation] = {
