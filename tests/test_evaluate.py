@@ -252,7 +252,8 @@ def test_everything_with_one_command(
     assert run(weights, *arguments) == 0
     printed = capsys.readouterr().out
     parts = ("CBSD68 sigma 15", "CBSD68 jpeg10", "CBSD68 sr2", "Rain12", "CBSD68 sr3",
-             "Beside the paper", "published: 24.8433", "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
+             "Beside the paper", "published: 24.8433", "Wording",
+             "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
     assert content["provenance"]["sha256"] == checkpoint.sha256(weights)
