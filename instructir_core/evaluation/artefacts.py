@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from ..evaluate import PROMPTS, Row, network_output
 from ..metrics import Pixels, psnr
 from ..pipeline import Restorer
-from ..testsets import MULTIPLE, clean_pictures, middle
+from ..testsets import clean_pictures
 from ..text import TASKS
 from ..training.imaging import LUMA, quantize, soften, to_linear, to_srgb
 
@@ -141,9 +141,8 @@ def artefacts(
 
     name = paths[0].parent.name if paths else ""
     yield from _on_scene(restore, sky(), "sky", "drawn sky")
-    for path, whole in list(clean_pictures(paths, size))[:limit]:
-        clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
-        clean = np.ascontiguousarray(clean, np.float32)
+    for path, pixels in clean_pictures(paths[:limit], size):
+        clean = np.ascontiguousarray(pixels, np.float32)
         yield from _on_scene(restore, clean, name, path.stem)
         for task in TASKS:
             value = psnr(restore(clean, task), clean)
@@ -187,7 +186,7 @@ def _in_both_orders(restore: _Restore, clean: Pixels, name: str, image: str) -> 
         for order in ((second, first), (first, second)):
             picture = degraded
             for task in order:
-                picture = np.clip(restore(picture, task), 0.0, 1.0)
+                picture = restore(picture, task)
             label = f"{name}, {first} then {second}, undone: {' then '.join(order)}"
             yield _row(label, image, psnr(picture, clean), "dB")
 
