@@ -22,31 +22,25 @@ from tiny_model import DATA, TINY
 from instructir_core import checkpoint
 from instructir_core.evaluation.degradations import held_out_pairs
 from instructir_core.model import InstructIR
-from instructir_core.text import TASKS, HashedEncoderConfig
-from instructir_core.training.dataset import (
-    CLEAN_SHARE,
-    SCENE_TASKS,
+from instructir_core.tasks import CLASSES, TASKS
+from instructir_core.text import HashedEncoderConfig
+from instructir_core.training.corpus import load_corpus
+from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig, View
+from instructir_core.training.published_sets import FilePair
+from instructir_core.training.recipes import RECIPES
+from instructir_core.training.run import Run, sample_loss
+from instructir_core.training.samples import (
     Batches,
     Pictures,
     Source,
+    Views,
     collect_sources,
     draw_pair,
     photo_files,
     split_held_out,
 )
-from instructir_core.training.datasets import Pair
-from instructir_core.training.degradations import TASKS as DEGRADATIONS
-from instructir_core.training.instructions import CLASSES, load_corpus
-from instructir_core.training.sentences import train_sentences
-from instructir_core.training.trainer import (
-    MINI,
-    PRESETS,
-    Run,
-    TrainingConfig,
-    Views,
-    sample_loss,
-    train,
-)
+from instructir_core.training.sentence_training import train_sentences
+from instructir_core.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +112,7 @@ def test_pairs(photos: Path, task: str) -> None:
         changed += not np.array_equal(degraded, clean)
         plain, target = draw_pair(training[task], store, 48, np.random.default_rng(seed), True)
         assert not np.array_equal(plain, target)
-    assert changed == 40 if task not in CLEAN_SHARE else 40 > changed >= 24
+    assert changed == 40 if not RECIPES[task].clean_share else 40 > changed >= 24
 
 
 def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
@@ -126,7 +120,7 @@ def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(100, 200, (80, 90, 3), np.uint8)
     Image.fromarray(pixels).save(bright)
     Image.fromarray(pixels - 90).save(dark)
-    source = Source("lol", (Pair(dark, bright),))
+    source = Source("lol", (FilePair(dark, bright),))
     for seed in range(8):
         degraded, clean = draw_pair(source, Pictures(), 32, np.random.default_rng(seed))
         np.testing.assert_allclose(clean - degraded, 90 / 255, atol=1e-6)
@@ -138,7 +132,7 @@ def test_colour_is_learned_from_recoloured_photos_but_scored_on_true_ones(tmp_pa
         Image.fromarray(np.tile(colour, (200, 200, 1))).save(tmp_path / f"{name}.png")
     found = {}
     for name in ("brick", "grey"):
-        source = Source("en", (Pair(None, tmp_path / f"{name}.png"),), DEGRADATIONS["en"])
+        source = Source("en", (FilePair(None, tmp_path / f"{name}.png"),), RECIPES["en"].degrade)
         for plain in (False, True):
             rngs = (np.random.default_rng(seed) for seed in range(40))
             targets = [draw_pair(source, Pictures(), 32, rng, plain)[1][0, 0] for rng in rngs]
@@ -177,7 +171,7 @@ def test_whole_scenes_show_skies_in_their_share(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     smooth = {}
     for task in ("haze", "noise"):
-        source = Source(task, (Pair(None, tmp_path / "a.png"),), DEGRADATIONS[task])
+        source = Source(task, (FilePair(None, tmp_path / "a.png"),), RECIPES[task].degrade)
         store = Pictures()
         rngs = (np.random.default_rng(seed) for seed in range(120))
         drawn = [draw_pair(source, store, 48, rng, True)[1] for rng in rngs]
@@ -189,7 +183,17 @@ def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
     training, _ = collect_sources(CLASSES, photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
     shares = dict.fromkeys(CLASSES, 1.0)
-    return Batches(training, shares, CLASSES, bank, 32, 24, 0, rank, world)
+    return Batches(
+        training,
+        shares,
+        CLASSES,
+        bank,
+        size=32,
+        batch=3 * len(CLASSES),
+        seed=0,
+        rank=rank,
+        world=world,
+    )
 
 
 def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
@@ -199,7 +203,7 @@ def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
     assert not torch.equal(first[7][0], first[8][0])
     degraded, clean, vectors, classes = first[7]
     assert torch.equal(vectors[:, 0].long(), classes)  # each sentence asks for its sample's task
-    assert torch.bincount(classes).tolist() == [3] * 8
+    assert torch.bincount(classes).tolist() == [3] * len(CLASSES)
     nothing = classes == CLASSES.index("none")
     assert torch.equal(degraded[nothing], clean[nothing])
 
@@ -234,7 +238,7 @@ def test_sentences_are_learnt() -> None:
 
 def tiny_config(**changes: Any) -> TrainingConfig:
     config = replace(
-        PRESETS["mini"], network=TINY, steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)),
+        PRESETS["mini"], network=TINY, steps=6, stages=(Stage(0.0, 32, 4), Stage(0.5, 48, 2)),
         sentence_steps=2, sentences=20, every=2, precision="no",
     )  # fmt: skip
     return replace(config, **changes)
@@ -289,7 +293,7 @@ def test_killed_7d_run_ends_with_the_same_weights(data_sets: Path, tmp_path: Pat
     assert (parts / "samples.jpg").stat().st_size > 1000
     assert "rain" in (parts / "log.txt").read_text()
     assert list((parts / "tensorboard").iterdir())
-    training, held = collect_sources(TASKS, data=data_sets)
+    training, held = collect_sources([*TASKS], data=data_sets)
     with pytest.raises(ValueError, match="another output folder"):
         train(training, held, parts, tiny_config(), device="cpu", workers=0)
 
@@ -305,34 +309,40 @@ def test_ablation_without_text(photos: Path, tmp_path: Path) -> None:
 
 
 def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> None:
-    config = tiny_config(steps=1, learning_rate=0.0, stages=((0.0, 32, 4),))
+    config = tiny_config(steps=1, learning_rate=0.0, stages=(Stage(0.0, 32, 4),))
     training, held = collect_sources(list(config.shares), photos)
     init = checkpoint.load(weights)
-    path = train(training, held, tmp_path, config, init, device="cpu", workers=0)
+    path = train(training, held, tmp_path, config, init=init, device="cpu", workers=0)
     for name, value in network_of(weights).items():
         torch.testing.assert_close(network_of(path)[name], value, atol=1e-7, rtol=0)
     with pytest.raises(ValueError, match="Choose the preset"):
-        train(training, held, tmp_path, replace(config, network=MINI), init, device="cpu")
+        train(
+            training, held, tmp_path, replace(config, network=MINI_NETWORK), init=init, device="cpu"
+        )
 
 
 def scene_config(**changes: Any) -> TrainingConfig:
-    return tiny_config(stages=((0.0, 32, 6),), scenes=((48, 4), (64, 2)), **changes)
+    return tiny_config(stages=(Stage(0.0, 32, 6),), scenes=(View(48, 4), View(64, 2)), **changes)
 
 
 def test_scenes_go_into_views_of_their_own_beside_the_crops(photos: Path) -> None:
     config = scene_config()
     training, _ = collect_sources(list(config.shares), photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
-    views = Views(training, config, 0, CLASSES, bank)
+    def views() -> Views:
+        return Views(
+            training, config.shares, CLASSES, bank, config.stages[0], config.scenes, seed=0
+        )
+
     sizes = set()
     for step in range(8):
-        near, far = views[step]
+        near, far = views()[step]
         assert near[0].shape == (6, 3, 32, 32)
         sizes.add(tuple(far[0].shape))
-        assert not {CLASSES[i] for i in near[3]} & set(SCENE_TASKS)
-        assert {CLASSES[i] for i in far[3]} <= {*SCENE_TASKS, "none"}
+        assert not {CLASSES[i] for i in near[3]} & {"haze", "lol", "en"}
+        assert {CLASSES[i] for i in far[3]} <= {"haze", "lol", "en", "none"}
     assert sizes == {(4, 3, 48, 48), (2, 3, 64, 64)}
-    for one, two in zip(views[5], Views(training, config, 0, CLASSES, bank)[5], strict=True):
+    for one, two in zip(views()[5], views()[5], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
@@ -366,7 +376,7 @@ def test_a_head_that_is_kept_keeps_its_embeddings(
     config = scene_config(steps=2, head_rate=0.0, loss="log", sentence_steps=0)
     training, held = collect_sources(list(config.shares), photos)
     head = checkpoint.load(
-        train(training, held, tmp_path, config, init, device="cpu", workers=0)
+        train(training, held, tmp_path, config, init=init, device="cpu", workers=0)
     ).head
     assert head is not None
     for name, value in head.state_dict().items():
@@ -385,7 +395,7 @@ def test_legs_of_constant_rate_add_up(photos: Path, tmp_path: Path, weights: Pat
             steps=steps, decay=0.25, sentence_steps=0, shares={"noise": 1.0, "haze": 1.0}, every=3
         )
         return network_of(
-            train(training, held, tmp_path / folder, config, init, device="cpu", workers=0)
+            train(training, held, tmp_path / folder, config, init=init, device="cpu", workers=0)
         )
 
     whole = leg("whole", 8)

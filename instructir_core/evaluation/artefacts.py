@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ..evaluate import PROMPTS, Row, network_output
-from ..metrics import Pixels, psnr
 from ..pipeline import Restorer
-from ..testsets import clean_pictures
-from ..text import TASKS
+from ..tasks import TASKS
 from ..training.imaging import LUMA, quantize, soften, to_linear, to_srgb
+from .degradations import FROZEN
+from .experiments import network_output
+from .metrics import Pixels, psnr
+from .report import Row
+from .sets import clean_pictures
 
 GRID = 8
 """Period in pixels of the pattern that the network's up-sampling leaves."""
@@ -132,9 +134,9 @@ def artefacts(
     """Every measurement on clean pictures, and on a drawn sky.
 
     A row's ``value`` is in its ``unit``: ``levels`` of 255 or ``times``, of which less is better,
-    ``dB`` or ``share``, of which more is. The sentences are those of `evaluate.PROMPTS`.
+    ``dB`` or ``share``, of which more is. The sentences are those of `tasks.TASKS`.
     """
-    asked = {task: restorer.encode(PROMPTS[task]) for task in TASKS}
+    asked = {name: restorer.encode(task.prompt) for name, task in TASKS.items()}
 
     def restore(pixels: Pixels, task: str) -> Pixels:
         return network_output(restorer, pixels, asked[task])
@@ -178,8 +180,6 @@ def _on_lines(restore: _Restore, clean: Pixels, name: str, image: str) -> Iterat
 
 def _in_both_orders(restore: _Restore, clean: Pixels, name: str, image: str) -> Iterator[Row]:
     """Two degradations undone from the last to the first, and the other way round."""
-    from .degradations import FROZEN
-
     for first, second in (("haze", "rain"), ("lol", "noise")):
         rng = np.random.default_rng((3, *image.encode()))
         degraded = FROZEN[second](FROZEN[first](clean, rng), rng)
@@ -192,4 +192,4 @@ def _in_both_orders(restore: _Restore, clean: Pixels, name: str, image: str) -> 
 
 
 def _row(name: str, image: str, value: float, unit: str) -> Row:
-    return {"test": "artefacts", "set": name, "image": image, "value": float(value), "unit": unit}
+    return Row("artefacts", name, image=image, value=float(value), unit=unit)

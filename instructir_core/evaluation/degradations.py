@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..training.dataset import Pictures
 from ..training.degradations import Degradation
 from ..training.imaging import (
     BICUBIC,
@@ -36,6 +35,7 @@ from ..training.imaging import (
     to_linear,
     to_srgb,
 )
+from ..training.samples import Pictures
 
 
 def gaussian_noise(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -20,16 +20,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import image as pictures
-from ..text import NO_TASK
-from .datasets import Pair, find_datasets
-from .degradations import ORDER, PAPER, TASKS, Degradation
+from .. import pictures
+from ..tasks import NO_TASK
+from .degradations import Degradation
+from .presets import Stage, View
+from .published_sets import FilePair, find_datasets
+from .recipes import RECIPES
+from .streams import Stream, stream
 
 log = logging.getLogger(__name__)
 
-CLEAN_SHARE = {"noise": 0.04, "blur": 0.06, "rain": 0.12, "haze": 0.25, "sr": 0.06}
-"""Share of synthetic samples whose input is already clean: such a sentence leaves a clean picture
-as it is. Light and colour are a matter of taste, so the other tasks have no such samples."""
 COMPOSITE_SHARE = 0.08
 """Share of synthetic samples under a second degradation, which stays: chains undo one at a time."""
 DEGRADED_NONE = 0.75
@@ -42,11 +42,9 @@ _MARGIN = 18
 _SCALES = (1.0, 0.6, 0.4)
 """Clean photos are drawn at their own and at smaller sizes: a crop of a shrunk photo has more
 detail per pixel."""
-SCENE_TASKS = ("haze", "lol", "en")
-"""What only the scene as a whole tells: a white wall from fog, dusk from too little light."""
 _SCENE_SHARE = 0.7
-"""Share of their samples that show most of a photo, as the network sees it when it is used: its
-attention averages over all it is given, and a crop's average is another."""
+"""Share of the samples of ``whole_scene`` tasks that show most of a photo, as the network sees it
+when it is used: its attention averages over all it is given, and a crop's average is another."""
 _RECOLOUR_SHARE = 0.6
 """Share of their synthetic samples from a photo in other colours: else the few photos are learned
 by heart, and what is held out gets colours that are sure and wrong."""
@@ -66,7 +64,7 @@ class Source:
     """Where the samples of one task come from."""
 
     task: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     degrade: Degradation | None = None
     """Makes the input where a pair has none of its own."""
     graphics: tuple[Path, ...] = ()
@@ -82,7 +80,7 @@ class Pictures:
     bytes: int = 0
 
     def read(self, path: Path, scale: float = 1.0) -> Bytes:
-        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `image.read`."""
+        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `pictures.read`."""
         key = path, scale
         if key in self.kept:
             self.kept.move_to_end(key)
@@ -142,7 +140,7 @@ def collect_sources(
     graphics: Path | None = None,
 ) -> tuple[dict[str, Source], dict[str, Source]]:
     """What to train on and what to hold out, per task: data sets below ``data``, and for the
-    tasks without one the clean ``photos``, degraded by `degradations.TASKS`.
+    tasks without one the clean ``photos``, degraded by `RECIPES`.
 
     Data sets of clean pictures get the paper's degradation: Gaussian noise of three levels,
     bicubic resampling. Every 16th photo, those named in ``hold_out`` and every 64th pair are held
@@ -157,7 +155,7 @@ def collect_sources(
             task = collection.task
             if task in tasks:
                 known = training[task].pairs if task in training else ()
-                training[task] = Source(task, known + collection.pairs, PAPER.get(task))
+                training[task] = Source(task, known + collection.pairs, RECIPES[task].paper)
         for task, source in training.items():
             apart = source.pairs[min(5, len(source.pairs) - 1) :: 64]
             held[task] = replace(source, pairs=apart)
@@ -167,10 +165,10 @@ def collect_sources(
         clean, apart_photos = split_held_out(photo_files(photos, skip), also=hold_out)
         calm = tuple(split_held_out(photo_files(graphics), 5)[0]) if graphics is not None else ()
         for task in tasks:
-            if task in TASKS and task not in training:
+            if task in RECIPES and task not in training:
                 for split, paths in ((training, clean or apart_photos), (held, apart_photos)):
-                    pairs = tuple(Pair(None, path) for path in paths)
-                    split[task] = Source(task, pairs, TASKS[task], calm)
+                    pairs = tuple(FilePair(None, path) for path in paths)
+                    split[task] = Source(task, pairs, RECIPES[task].degrade, calm)
     return training, held
 
 
@@ -245,6 +243,15 @@ def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
     return (image + cover * (colour - image)).astype(np.float32)
 
 
+def _varied(image: Pixels, task: str, rng: np.random.Generator) -> Pixels:
+    """A clean picture as another might be: in other colours, or, for rain, with thin lines."""
+    if RECIPES[task].whole_scene and rng.random() < _RECOLOUR_SHARE:
+        return _recolour(image, rng)
+    if task == "rain" and rng.random() < _LINES_SHARE:
+        return _thin_lines(image, rng)
+    return image
+
+
 def draw_pair(
     source: Source, store: Pictures, size: int, rng: np.random.Generator, plain: bool = False
 ) -> tuple[Pixels, Pixels]:
@@ -252,9 +259,10 @@ def draw_pair(
 
     ``plain`` leaves out the clean and the composite samples, for scores that compare.
     """
+    recipe = RECIPES[source.task]
     for _ in range(20):
         pair = source.pairs[int(rng.integers(len(source.pairs)))]
-        if pair.degraded is not None or source.task not in ("lol", "en"):
+        if pair.degraded is not None or not recipe.sets_brightness:
             break
         if store.read(pair.clean, _SCALES[-1]).mean() >= 255 * _DARK:
             break
@@ -264,7 +272,7 @@ def draw_pair(
         return degraded, clean
     assert source.degrade is not None
     scale = float(rng.choice(_SCALES))
-    if source.task in SCENE_TASKS and rng.random() < _SCENE_SHARE:
+    if recipe.whole_scene and rng.random() < _SCENE_SHARE:
         side = min(store.read(pair.clean).shape[:2])
         scale = min(1.0, (size + 2 * _MARGIN) / side * rng.uniform(1.0, 1.5))
     photo = store.read(pair.clean, scale)
@@ -273,19 +281,18 @@ def draw_pair(
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.
     margin = _MARGIN if source.task == "blur" else 0
     # Skies and walls in their natural share where the whole scene is judged.
-    scenic = source.task in SCENE_TASKS
-    (clean,) = draw_crop([photo], size + 2 * margin, rng, busy=0.0 if scenic else 0.7)
-    if not plain and scenic and rng.random() < _RECOLOUR_SHARE:
-        clean = _recolour(clean, rng)
-    if not plain and source.task == "rain" and rng.random() < _LINES_SHARE:
-        clean = _thin_lines(clean, rng)
-    first = ORDER.index(source.task)
+    busy = 0.0 if recipe.whole_scene else 0.7
+    (clean,) = draw_crop([photo], size + 2 * margin, rng, busy)
+    if not plain:
+        clean = _varied(clean, source.task, rng)
+    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
     if plain:
         degraded = source.degrade(clean, rng)
-    elif first and rng.random() < COMPOSITE_SHARE:
-        clean = TASKS[ORDER[int(rng.integers(first))]](clean, rng)
+    elif earlier and rng.random() < COMPOSITE_SHARE:
+        other = earlier[int(rng.integers(len(earlier)))]
+        clean = RECIPES[other].degrade(clean, rng)
         degraded = source.degrade(clean, rng)
-    elif rng.random() < CLEAN_SHARE.get(source.task, 0.0):
+    elif rng.random() < recipe.clean_share:
         if source.graphics and rng.random() < _GRAPHIC_SHARE:
             graphic = store.read(source.graphics[int(rng.integers(len(source.graphics)))])
             (clean,) = draw_crop([graphic], size + 2 * margin, rng, busy=0.0)
@@ -309,12 +316,14 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         shares: Mapping[str, float],
         classes: Sequence[str],
         sentences: Mapping[str, Tensor],
+        *,
         size: int,
         batch: int,
         seed: int,
         rank: int = 0,
         world: int = 1,
         store: Pictures | None = None,
+        draws: Stream = Stream.SAMPLES,
     ) -> None:
         self.sources, self.sentences, self.classes = sources, sentences, tuple(classes)
         self.names = [n for n in shares if n in sources or n == NO_TASK]
@@ -325,14 +334,14 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self.real_shares /= self.real_shares.sum()
         self.size, self.batch, self.seed = size, batch, seed
         self.rank, self.world = rank, world
-        self.store = store or Pictures()
+        self.store, self.draws = store or Pictures(), draws
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Systematic sampling: each batch holds every class close to its share.
-        offset = np.random.default_rng((self.seed, 3, step)).random()
+        offset = stream(self.seed, self.draws, step).random()
         degraded, clean, vectors, labels = [], [], [], []
         for row in range(self.rank, self.batch, self.world):
-            rng = np.random.default_rng((self.seed, 3, step, row))
+            rng = stream(self.seed, self.draws, step, row)
             place = int(np.searchsorted(self.ends, (row + offset) / self.batch))
             task = self.names[min(place, len(self.names) - 1)]
             x, y = self._draw(task, rng)
@@ -356,3 +365,45 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         degraded, clean = draw_pair(self.sources[other], self.store, self.size, rng)
         kept = degraded if rng.random() < DEGRADED_NONE else clean
         return kept, kept
+
+
+class Views(Dataset[list[tuple[Tensor, ...]]]):
+    """Step -> its `Batches`: those of the stage's crops and, where there are ``scenes``, those of
+    the tasks that judge the whole scene, in a view of a size drawn for the step."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        shares: Mapping[str, float],
+        classes: Sequence[str],
+        sentences: Mapping[str, Tensor],
+        stage: Stage,
+        scenes: Sequence[View] = (),
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seed, store = seed, Pictures()
+
+        def batches(only: Mapping[str, float], view: View, draws: Stream) -> Batches:
+            return Batches(
+                sources, only, classes, sentences, size=view.crop, batch=view.batch, seed=seed,
+                rank=rank, world=world, store=store, draws=draws,
+            )  # fmt: skip
+
+        def judging_scenes(wanted: bool) -> dict[str, float]:
+            return {
+                task: share for task, share in shares.items()
+                if task == NO_TASK or RECIPES[task].whole_scene == wanted
+            }  # fmt: skip
+
+        near = judging_scenes(False) if scenes else shares
+        self.near = batches(near, View(stage.crop, stage.batch), Stream.SAMPLES)
+        self.far = [batches(judging_scenes(True), view, Stream.SCENES) for view in scenes]
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, ...]]:
+        if not self.far:
+            return [self.near[step]]
+        chosen = int(stream(self.seed, Stream.SCENES, step).integers(len(self.far)))
+        return [self.near[step], self.far[chosen][step]]
