@@ -9,7 +9,7 @@ from skimage import color, data, metrics
 
 from instructir_core.evaluation.degradations import FROZEN, KINDS
 from instructir_core.tasks import TASKS as NAMES
-from instructir_core.training import degradations, imaging, recipes, weather
+from instructir_core.training import imaging, recipes, weather
 
 TASKS = {task: recipes.RECIPES[task].degrade for task in NAMES}
 

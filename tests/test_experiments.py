@@ -310,7 +310,7 @@ def test_everything_with_one_command(
     assert {r["test"] for r in rows} == {"score", "wording", "identity", "chain", "sentences"}
     assert {p.name for p in out.glob("*.png")} == {
         *(f"sheet-cbsd68-sigma-{s}.png" for s in (15, 25, 50)),
-        *(f"sheet-cbsd68-{r}.png" for r in (*testsets.NOISE_KINDS, "sr2", "sr3", "sr4")),
+        *(f"sheet-cbsd68-{r}.png" for r in (*sets.NOISE_KINDS, "sr2", "sr3", "sr4")),
         "sheet-rain12.png", "sheet-cbsd68-rain-noise25.png",
     }  # fmt: skip
     first = (out / "results.csv").read_bytes()
@@ -333,11 +333,11 @@ def test_held_out(weights: Path, photos: Path, capsys: pytest.CaptureFixture[str
     assert run(weights, "--held-out", photos, "--skip", "a.png", "--limit", 1) == 0
     printed = capsys.readouterr().out
     assert "held-out sr" in printed and "held-out clean, none" in printed
-    every = testsets.held_out(photos, ["a.png"], ["d.png"])
+    every = sets.held_out(photos, ["a.png"], ["d.png"])
     assert [s.count for s in every] == [4] * 8  # the sixth photo, and the one named, twice each
     assert {p.name.split()[0] for p in every[0]} == {"d", "g"}
     with pytest.raises(ValueError, match=r"no photo x\.png to hold out"):
-        testsets.held_out(photos, [], ["x.png"])
+        sets.held_out(photos, [], ["x.png"])
 
 
 @pytest.mark.parametrize(

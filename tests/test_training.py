@@ -329,6 +329,7 @@ def test_scenes_go_into_views_of_their_own_beside_the_crops(photos: Path) -> Non
     config = scene_config()
     training, _ = collect_sources(list(config.shares), photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
+
     def views() -> Views:
         return Views(
             training, config.shares, CLASSES, bank, config.stages[0], config.scenes, seed=0

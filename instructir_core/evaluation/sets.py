@@ -118,8 +118,8 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
 def held_out(photos: Path, skip: Sequence[str] = (), also: Sequence[str] = ()) -> list[ImageSet]:
     """What training holds out of a folder of photos, and those named ``also``: a set for each
     task, and clean pictures with a sentence that asks for nothing."""
-    from .degradations import held_out_pairs
     from ..training.samples import photo_files, split_held_out
+    from .degradations import held_out_pairs
 
     held = split_held_out(photo_files(photos, skip), also=also)[1]
 

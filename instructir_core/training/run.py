@@ -20,7 +20,6 @@ from ..model import InstructIR
 from ..text import InstructionHead
 from .presets import Stage, TrainingConfig
 
-
 Samples = Sequence[Tensor]
 """Degraded, clean (B, 3, S, S), sentence vectors (B, W) and class indices (B) of one crop size."""
 LEAST_ERROR = 3e-6

@@ -93,10 +93,8 @@ def train(
         accelerator, config, corpus, out, init=init, text_encoder=text_encoder, teacher=teacher
     )
     run = Run(config, _network(config, init), reading.head, accelerator)
-    # What a longer run goes on from: saved when the rate begins to fall.
-    state, stable = out / "state.pt", out / "stable.pt"
-    if state.exists():
-        run.load(state)
+    if (out / "state.pt").exists():
+        run.load(out / "state.pt")
     if accelerator.is_main_process:
         accelerator.init_trackers("tensorboard")
 
@@ -111,10 +109,9 @@ def train(
             bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
             accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
         finished = run.share >= 1.0
-        if config.decay < 1.0 and not stable.exists() and run.share >= 1.0 - config.decay:
-            run.save(stable)
         if run.done % config.every == 0 or finished:
-            run.save(state)
+            run.save(out / "state.pt")
+        _save_before_decay(run, out / "stable.pt")
         if run.done % (8 * config.every) == 0 or finished:
             _report(run, held, reading.bank, out, bar)
     bar.close()
@@ -125,6 +122,13 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return path
+
+
+def _save_before_decay(run: Run, path: Path) -> None:
+    """Keep, once, what a longer run can go on from: the state as the rate begins to fall."""
+    decay = run.config.decay
+    if decay < 1.0 and run.share >= 1.0 - decay and not path.exists():
+        run.save(path)
 
 
 def _check_sources(sources: Mapping[str, Source], config: TrainingConfig) -> None:
