@@ -108,9 +108,7 @@ def train(
     for stage, losses in _steps(run, sources, reading, workers):
         bar.update()
         if run.done % 25 == 0:
-            values = {name: float(value) for name, value in losses.items()}
-            bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
-            accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
+            _tell(run, stage, losses, bar)
         finished = run.share >= 1.0
         if config.decay < 1.0 and not stable.exists() and run.share >= 1.0 - config.decay:
             run.save(stable)
@@ -334,6 +332,12 @@ def _batches(data: Views, first: int, last: int, workers: int) -> Iterator[list[
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+
+
+def _tell(run: Run, stage: Stage, losses: Mapping[str, Tensor], bar: tqdm[Any]) -> None:
+    values = {name: float(value) for name, value in losses.items()}
+    bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
+    run.accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
 
 
 @torch.no_grad()
