@@ -94,8 +94,7 @@ def train(
         accelerator, config, corpus, out, init=init, text_encoder=text_encoder, teacher=teacher
     )
     run = Run(config, _network(config, init), reading.head, accelerator)
-    # What a longer run goes on from: saved when the rate begins to fall.
-    state, stable = out / "state.pt", out / "stable.pt"
+    state, stable = out / "state.pt", out / "stable.pt"  # the latter for a longer run to go on from
     if state.exists():
         run.load(state)
     if accelerator.is_main_process:
