@@ -71,7 +71,9 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--hold-out", nargs="*", default=[], metavar="NAME",
         help="photos to keep for scoring, beside every sixteenth",
     )  # fmt: skip
-    train.add_argument("--graphics", type=Path, help="pictures that are only to be left alone")
+    train.add_argument(
+        "--graphics", type=Path, help="pictures that are only to be left as they are"
+    )
     train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
     train.add_argument("--head", type=Path, help="head for an --init that has none")
     train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")

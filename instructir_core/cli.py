@@ -239,8 +239,8 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
     config = replace(PRESETS[options.preset], **_changes(options))
     training, held = collect_sources(
-        list(config.shares), options.photos, options.data, options.skip, options.hold_out,
-        options.graphics,
+        list(config.shares), options.photos, options.data, options.skip,
+        hold_out=options.hold_out, graphics=options.graphics,
     )  # fmt: skip
     init = official.load_named(options.init, head=options.head) if options.init else None
     encoder = None
@@ -289,11 +289,9 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
                 "0:96:16,0.6:160:6."
             ) from None
     if options.scenes is not None:
-        from .training.presets import View
-
         try:
             views = [part.split(":") for part in options.scenes.split(",")]
-            changes["scenes"] = tuple(View(int(a), int(b)) for a, b in views)
+            changes["scenes"] = tuple((int(a), int(b)) for a, b in views)
         except ValueError:
             raise ValueError(
                 f"--scenes {options.scenes}: expected crop:batch, comma-separated, such as "

@@ -8,10 +8,7 @@ from scipy import ndimage
 from skimage import color, data, metrics
 
 from instructir_core.evaluation.degradations import FROZEN, KINDS
-from instructir_core.tasks import TASKS as NAMES
 from instructir_core.training import imaging, recipes, weather
-
-TASKS = {task: recipes.RECIPES[task].degrade for task in NAMES}
 
 TASKS = {task: recipe.degrade for task, recipe in recipes.RECIPES.items()}
 PHOTO = (data.astronaut()[:128, 128:288] / 255).astype(np.float32)

@@ -25,7 +25,7 @@ from instructir_core.model import InstructIR
 from instructir_core.tasks import CLASSES, TASKS
 from instructir_core.text import HashedEncoderConfig
 from instructir_core.training.corpus import load_corpus
-from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig, View
+from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
 from instructir_core.training.published_sets import FilePair
 from instructir_core.training.recipes import RECIPES
 from instructir_core.training.run import Run, sample_loss
@@ -33,14 +33,13 @@ from instructir_core.training.samples import (
     Batches,
     Pictures,
     Source,
-    Views,
     collect_sources,
     draw_pair,
     photo_files,
     split_held_out,
 )
 from instructir_core.training.sentence_training import train_sentences
-from instructir_core.training.trainer import train
+from instructir_core.training.trainer import Views, train
 
 
 @pytest.fixture(scope="module")
@@ -321,29 +320,29 @@ def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> Non
         )
 
 
+SCENES = [task for task, recipe in RECIPES.items() if recipe.whole_scene]
+
+
 def scene_config(**changes: Any) -> TrainingConfig:
-    return tiny_config(stages=(Stage(0.0, 32, 6),), scenes=(View(48, 4), View(64, 2)), **changes)
+    return tiny_config(stages=(Stage(0.0, 32, 6),), scenes=((48, 4), (64, 2)), **changes)
 
 
 def test_scenes_go_into_views_of_their_own_beside_the_crops(photos: Path) -> None:
     config = scene_config()
     training, _ = collect_sources(list(config.shares), photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
-
-    def views() -> Views:
-        return Views(
-            training, config.shares, CLASSES, bank, config.stages[0], config.scenes, seed=0
-        )
-
+    views = Views(training, config, config.stages[0], CLASSES, bank)
     sizes = set()
     for step in range(8):
-        near, far = views()[step]
+        near, far = views[step]
         assert near[0].shape == (6, 3, 32, 32)
         sizes.add(tuple(far[0].shape))
-        assert not {CLASSES[i] for i in near[3]} & {"haze", "lol", "en"}
-        assert {CLASSES[i] for i in far[3]} <= {"haze", "lol", "en", "none"}
+        assert not {CLASSES[i] for i in near[3]} & set(SCENES)
+        assert {CLASSES[i] for i in far[3]} <= {*SCENES, "none"}
     assert sizes == {(4, 3, 48, 48), (2, 3, 64, 64)}
-    for one, two in zip(views()[5], views()[5], strict=True):
+    for one, two in zip(
+        views[5], Views(training, config, config.stages[0], CLASSES, bank)[5], strict=True
+    ):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 

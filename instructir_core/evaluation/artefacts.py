@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 from ..pipeline import Restorer
 from ..tasks import TASKS
 from ..training.imaging import LUMA, quantize, soften, to_linear, to_srgb
-from .degradations import FROZEN
 from .experiments import network_output
 from .metrics import Pixels, psnr
 from .report import Row
@@ -134,9 +133,9 @@ def artefacts(
     """Every measurement on clean pictures, and on a drawn sky.
 
     A row's ``value`` is in its ``unit``: ``levels`` of 255 or ``times``, of which less is better,
-    ``dB`` or ``share``, of which more is. The sentences are those of `tasks.TASKS`.
+    ``dB`` or ``share``, of which more is. The sentences are those of `TASKS`.
     """
-    asked = {name: restorer.encode(task.prompt) for name, task in TASKS.items()}
+    asked = {task: restorer.encode(TASKS[task].prompt) for task in TASKS}
 
     def restore(pixels: Pixels, task: str) -> Pixels:
         return network_output(restorer, pixels, asked[task])
@@ -180,6 +179,8 @@ def _on_lines(restore: _Restore, clean: Pixels, name: str, image: str) -> Iterat
 
 def _in_both_orders(restore: _Restore, clean: Pixels, name: str, image: str) -> Iterator[Row]:
     """Two degradations undone from the last to the first, and the other way round."""
+    from .degradations import FROZEN
+
     for first, second in (("haze", "rain"), ("lol", "noise")):
         rng = np.random.default_rng((3, *image.encode()))
         degraded = FROZEN[second](FROZEN[first](clean, rng), rng)

@@ -296,7 +296,7 @@ class Evaluation:
     unchanged: Sequence[Path] = ()
     """Clean pictures: see `identity`."""
     flawed: Sequence[Sequence[Path]] = ()
-    """Folders of clean pictures: see `artefacts`."""
+    """Folders of clean pictures: see `artefacts.artefacts`."""
     sentences: Sequence[LabelledSentence] = ()
     """To be read, and to phrase tasks with; where none are given, the corpus' test part phrases."""
     phrasings: int = 0
@@ -326,7 +326,7 @@ class Evaluation:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.sets or self.chains or self.unchanged or self.flawed or self.sentences)
+        return not any((self.sets, self.chains, self.unchanged, self.flawed, self.sentences))
 
     @property
     def count(self) -> int:

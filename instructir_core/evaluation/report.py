@@ -49,7 +49,7 @@ class Row:
     psnr_float: float | None = None
     psnr_8bit: float | None = None
     value: float | None = None
-    """Of an artefact, in its ``unit``."""
+    """Of an artefact, in its ``unit``: levels of 255 or times, dB or share."""
     unit: str | None = None
     input: Mapping[str, float] = field(default_factory=dict)
     """Scores of `metrics.CONVENTIONS`, of what was given and of what came out."""

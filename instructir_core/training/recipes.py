@@ -12,8 +12,7 @@ import numpy as np
 
 from .. import sheets
 from ..tasks import TASKS
-from . import degradations, weather
-from . import noise as noises
+from . import degradations, noise, weather
 from .degradations import Degradation
 from .imaging import Pixels
 
@@ -42,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "lol": Recipe(degradations.low_light, whole_scene=True, sets_brightness=True),
     "blur": Recipe(degradations.blur, clean_share=0.06),
     "sr": Recipe(degradations.low_resolution, degradations.bicubic_resolution, clean_share=0.06),
-    "noise": Recipe(noises.noise, noises.gaussian_noise, clean_share=0.04),
+    "noise": Recipe(noise.noise, noise.gaussian_noise, clean_share=0.04),
 }
 """In the order in which they stack up in a real photo: the scene, the weather, the light, lens
 and sensor."""

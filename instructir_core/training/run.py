@@ -22,8 +22,6 @@ from .presets import Stage, TrainingConfig
 
 Samples = Sequence[Tensor]
 """Degraded, clean (B, 3, S, S), sentence vectors (B, W) and class indices (B) of one crop size."""
-LEAST_ERROR = 3e-6
-"""Mean squared error, 55 dB, below which a sample counts as right."""
 
 
 class Steered(nn.Module):
@@ -48,6 +46,10 @@ class Steered(nn.Module):
         return self.network(degraded, embedding), logits
 
 
+_LEAST_ERROR = 3e-6
+"""Mean squared error, 55 dB, below which a sample counts as right."""
+
+
 def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
     """The loss of each sample, (B, 3, H, W) -> (B,): its mean absolute error for ``l1``, the
     logarithm of its mean squared error for ``log``."""
@@ -55,7 +57,7 @@ def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
     if kind == "l1":
         return difference.abs().flatten(1).mean(1)
     # A twentieth of it keeps the gradient's norm near that of L1, for the same clipping.
-    return 0.05 * torch.log(difference.square().flatten(1).mean(1) + LEAST_ERROR)
+    return 0.05 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
 
 
 class Run:
@@ -81,9 +83,8 @@ class Run:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
         if head is not None and config.head_rate:
-            groups.append(
-                {"params": list(head.parameters()), "lr": config.learning_rate * config.head_rate}
-            )
+            rate = config.learning_rate * config.head_rate
+            groups.append({"params": list(head.parameters()), "lr": rate})
         elif head is not None:
             head.requires_grad_(False)
         optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
@@ -105,7 +106,7 @@ class Run:
 
     @property
     def factor(self) -> float:
-        """The learning rate of this step, of its peak."""
+        """The learning rate, of its peak: warm-up, constant, and a cosine down at the end."""
         late = max(0.0, self.share - (1.0 - self.config.decay)) / max(self.config.decay, 1e-9)
         falling = 0.5 * (1.0 + math.cos(math.pi * late))
         rising = min(1.0, (self.done + 1) / max(1, self.config.warm_up))
@@ -122,8 +123,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.rate = self.config.learning_rate * factor
-        pictures, readings = [], []
         outputs = self.wrapped(*inputs)
+        pictures, readings = [], []
         for (restored, logits), (_, clean, _, classes) in zip(outputs, parts, strict=True):
             pictures.append(sample_loss(restored.float(), clean, self.config.loss))
             if logits is not None:
@@ -165,12 +166,9 @@ class Run:
         write_atomically(path, content.getvalue())
 
     def load(self, path: Path) -> None:
-        """Continue a saved run; raises ``ValueError`` when it was of another config.
-
-        Before its rate fell, the length may differ: legs add up.
-        """
+        """Continue a saved run; raises ``ValueError`` when it was of another config."""
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not self.config.is_saved_as(state["config"], share=state.get("share", 1.0)):
+        if not self.config.is_saved_as(state["config"], state.get("share", 1.0)):
             raise ValueError(
                 f"{path}: found a run with the settings {state['config']}, expected "
                 f"{self.config.to_dict()}. Repeat its settings, or choose another output folder."

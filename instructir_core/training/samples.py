@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from .. import pictures
 from ..tasks import NO_TASK
 from .degradations import Degradation
-from .presets import Stage, View
 from .published_sets import FilePair, find_datasets
 from .recipes import RECIPES
 from .streams import Stream, stream
@@ -136,6 +135,7 @@ def collect_sources(
     photos: Path | None = None,
     data: Path | None = None,
     skip: Sequence[str] = (),
+    *,
     hold_out: Sequence[str] = (),
     graphics: Path | None = None,
 ) -> tuple[dict[str, Source], dict[str, Source]]:
@@ -243,15 +243,6 @@ def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
     return (image + cover * (colour - image)).astype(np.float32)
 
 
-def _varied(image: Pixels, task: str, rng: np.random.Generator) -> Pixels:
-    """A clean picture as another might be: in other colours, or, for rain, with thin lines."""
-    if RECIPES[task].whole_scene and rng.random() < _RECOLOUR_SHARE:
-        return _recolour(image, rng)
-    if task == "rain" and rng.random() < _LINES_SHARE:
-        return _thin_lines(image, rng)
-    return image
-
-
 def draw_pair(
     source: Source, store: Pictures, size: int, rng: np.random.Generator, plain: bool = False
 ) -> tuple[Pixels, Pixels]:
@@ -282,25 +273,34 @@ def draw_pair(
     margin = _MARGIN if source.task == "blur" else 0
     # Skies and walls in their natural share where the whole scene is judged.
     busy = 0.0 if recipe.whole_scene else 0.7
-    (clean,) = draw_crop([photo], size + 2 * margin, rng, busy)
-    if not plain:
-        clean = _varied(clean, source.task, rng)
-    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
+    (clean,) = draw_crop([photo], size + 2 * margin, rng, busy=busy)
+    if not plain and recipe.whole_scene and rng.random() < _RECOLOUR_SHARE:
+        clean = _recolour(clean, rng)
+    if not plain and source.task == "rain" and rng.random() < _LINES_SHARE:
+        clean = _thin_lines(clean, rng)
     if plain:
         degraded = source.degrade(clean, rng)
-    elif earlier and rng.random() < COMPOSITE_SHARE:
-        other = earlier[int(rng.integers(len(earlier)))]
-        clean = RECIPES[other].degrade(clean, rng)
-        degraded = source.degrade(clean, rng)
-    elif rng.random() < recipe.clean_share:
-        if source.graphics and rng.random() < _GRAPHIC_SHARE:
-            graphic = store.read(source.graphics[int(rng.integers(len(source.graphics)))])
-            (clean,) = draw_crop([graphic], size + 2 * margin, rng, busy=0.0)
-        degraded = clean
     else:
-        degraded = source.degrade(clean, rng)
+        degraded, clean = _degrade(source, store, clean, rng)
     inner = slice(margin, margin + size)
     return degraded[inner, inner], clean[inner, inner]
+
+
+def _degrade(
+    source: Source, store: Pictures, clean: Pixels, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """Input and target from a clean crop: degraded, degraded twice, or left as it is."""
+    assert source.degrade is not None
+    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
+    if earlier and rng.random() < COMPOSITE_SHARE:
+        other = earlier[int(rng.integers(len(earlier)))]
+        clean = RECIPES[other].degrade(clean, rng)
+    elif rng.random() < RECIPES[source.task].clean_share:
+        if source.graphics and rng.random() < _GRAPHIC_SHARE:
+            graphic = store.read(source.graphics[int(rng.integers(len(source.graphics)))])
+            (clean,) = draw_crop([graphic], len(clean), rng, busy=0.0)
+        return clean, clean
+    return source.degrade(clean, rng), clean
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -323,7 +323,6 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         rank: int = 0,
         world: int = 1,
         store: Pictures | None = None,
-        draws: Stream = Stream.SAMPLES,
     ) -> None:
         self.sources, self.sentences, self.classes = sources, sentences, tuple(classes)
         self.names = [n for n in shares if n in sources or n == NO_TASK]
@@ -334,14 +333,14 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self.real_shares /= self.real_shares.sum()
         self.size, self.batch, self.seed = size, batch, seed
         self.rank, self.world = rank, world
-        self.store, self.draws = store or Pictures(), draws
+        self.store = store or Pictures()
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Systematic sampling: each batch holds every class close to its share.
-        offset = stream(self.seed, self.draws, step).random()
+        offset = stream(self.seed, Stream.SAMPLES, step).random()
         degraded, clean, vectors, labels = [], [], [], []
         for row in range(self.rank, self.batch, self.world):
-            rng = stream(self.seed, self.draws, step, row)
+            rng = stream(self.seed, Stream.SAMPLES, step, row)
             place = int(np.searchsorted(self.ends, (row + offset) / self.batch))
             task = self.names[min(place, len(self.names) - 1)]
             x, y = self._draw(task, rng)
@@ -365,45 +364,3 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         degraded, clean = draw_pair(self.sources[other], self.store, self.size, rng)
         kept = degraded if rng.random() < DEGRADED_NONE else clean
         return kept, kept
-
-
-class Views(Dataset[list[tuple[Tensor, ...]]]):
-    """Step -> its `Batches`: those of the stage's crops and, where there are ``scenes``, those of
-    the tasks that judge the whole scene, in a view of a size drawn for the step."""
-
-    def __init__(
-        self,
-        sources: Mapping[str, Source],
-        shares: Mapping[str, float],
-        classes: Sequence[str],
-        sentences: Mapping[str, Tensor],
-        stage: Stage,
-        scenes: Sequence[View] = (),
-        *,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.seed, store = seed, Pictures()
-
-        def batches(only: Mapping[str, float], view: View, draws: Stream) -> Batches:
-            return Batches(
-                sources, only, classes, sentences, size=view.crop, batch=view.batch, seed=seed,
-                rank=rank, world=world, store=store, draws=draws,
-            )  # fmt: skip
-
-        def judging_scenes(wanted: bool) -> dict[str, float]:
-            return {
-                task: share for task, share in shares.items()
-                if task == NO_TASK or RECIPES[task].whole_scene == wanted
-            }  # fmt: skip
-
-        near = judging_scenes(False) if scenes else shares
-        self.near = batches(near, View(stage.crop, stage.batch), Stream.SAMPLES)
-        self.far = [batches(judging_scenes(True), view, Stream.SCENES) for view in scenes]
-
-    def __getitem__(self, step: int) -> list[tuple[Tensor, ...]]:
-        if not self.far:
-            return [self.near[step]]
-        chosen = int(stream(self.seed, Stream.SCENES, step).integers(len(self.far)))
-        return [self.near[step], self.far[chosen][step]]

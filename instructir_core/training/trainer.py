@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .. import checkpoint, sheets
@@ -29,8 +29,9 @@ from ..tasks import CLASSES, NO_TASK
 from ..text import HashedEncoder, InstructionHead, TextEncoder
 from .corpus import Sentence, load_corpus, vary
 from .presets import Stage, TrainingConfig
+from .recipes import RECIPES
 from .run import Run, Samples
-from .samples import Pictures, Source, Views, draw_pair
+from .samples import Batches, Pictures, Source, draw_pair
 from .sentence_training import encode_all, refit_classes, train_sentences
 from .streams import Stream, stream
 
@@ -93,8 +94,9 @@ def train(
         accelerator, config, corpus, out, init=init, text_encoder=text_encoder, teacher=teacher
     )
     run = Run(config, _network(config, init), reading.head, accelerator)
-    if (out / "state.pt").exists():
-        run.load(out / "state.pt")
+    state, stable = out / "state.pt", out / "stable.pt"  # the latter for a longer run to go on from
+    if state.exists():
+        run.load(state)
     if accelerator.is_main_process:
         accelerator.init_trackers("tensorboard")
 
@@ -105,13 +107,12 @@ def train(
     for stage, losses in _steps(run, sources, reading, workers):
         bar.update()
         if run.done % 25 == 0:
-            values = {name: float(value) for name, value in losses.items()}
-            bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
-            accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
+            _tell(run, stage, losses, bar)
         finished = run.share >= 1.0
+        if config.decay < 1.0 and not stable.exists() and run.share >= 1.0 - config.decay:
+            run.save(stable)
         if run.done % config.every == 0 or finished:
-            run.save(out / "state.pt")
-        _save_before_decay(run, out / "stable.pt")
+            run.save(state)
         if run.done % (8 * config.every) == 0 or finished:
             _report(run, held, reading.bank, out, bar)
     bar.close()
@@ -122,13 +123,6 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return path
-
-
-def _save_before_decay(run: Run, path: Path) -> None:
-    """Keep, once, what a longer run can go on from: the state as the rate begins to fall."""
-    decay = run.config.decay
-    if decay < 1.0 and run.share >= 1.0 - decay and not path.exists():
-        run.save(path)
 
 
 def _check_sources(sources: Mapping[str, Source], config: TrainingConfig) -> None:
@@ -150,10 +144,10 @@ def _accelerator(config: TrainingConfig, out: Path, device: str | None) -> Accel
         # The first process trains the sentence encoder while the others wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
+    world = accelerator.num_processes
     if config.loss not in ("l1", "log"):
         raise ValueError(f"Found the loss {config.loss!r}; expected l1 or log. Choose one.")
-    world = accelerator.num_processes
-    batches = [*(stage.batch for stage in config.stages), *(view.batch for view in config.scenes)]
+    batches = [*(s.batch for s in config.stages), *(batch for _, batch in config.scenes)]
     uneven = [batch for batch in batches if batch % world]
     if uneven:
         raise ValueError(
@@ -275,13 +269,52 @@ def _steps(
     while run.share < 1.0:
         stage = run.stage
         data = Views(
-            sources, config.shares, reading.classes, reading.bank, stage, config.scenes,
-            seed=config.seed, rank=accelerator.process_index, world=accelerator.num_processes,
+            sources, config, stage, reading.classes, reading.bank,
+            rank=accelerator.process_index, world=accelerator.num_processes,
         )  # fmt: skip
         for samples in _batches(data, run.done, config.steps or 10**9, workers):
             yield stage, run.step(samples)
             if run.share >= 1.0 or run.stage != stage:
                 break
+
+
+class Views(Dataset[list[tuple[Tensor, ...]]]):
+    """Step -> its samples: those of the stage's crops and, where the config has scenes, those of
+    the tasks that want whole scenes, in a view of a size drawn for the step."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        config: TrainingConfig,
+        stage: Stage,
+        classes: Sequence[str],
+        bank: Mapping[str, Tensor],
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seed, store = config.seed, Pictures()
+
+        def batches(shares: Mapping[str, float], size: int, batch: int, seed: int) -> Batches:
+            return Batches(
+                sources, shares, classes, bank, size=size, batch=batch, seed=seed, rank=rank,
+                world=world, store=store,
+            )  # fmt: skip
+
+        def only(scenes: bool) -> dict[str, float]:
+            known = config.shares.items()
+            return {t: s for t, s in known if t == NO_TASK or RECIPES[t].whole_scene == scenes}
+
+        near = only(False) if config.scenes else config.shares
+        self.near = batches(near, stage.crop, stage.batch, config.seed)
+        # Other draws than the crops'.
+        self.far = [batches(only(True), s, b, config.seed + 1) for s, b in config.scenes]
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, ...]]:
+        if not self.far:
+            return [self.near[step]]
+        chosen = int(stream(self.seed, Stream.VIEWS, step).integers(len(self.far)))
+        return [self.near[step], self.far[chosen][step]]
 
 
 def _batches(data: Views, first: int, last: int, workers: int) -> Iterator[list[Samples]]:
@@ -298,6 +331,12 @@ def _batches(data: Views, first: int, last: int, workers: int) -> Iterator[list[
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+
+
+def _tell(run: Run, stage: Stage, losses: Mapping[str, Tensor], bar: tqdm[Any]) -> None:
+    values = {name: float(value) for name, value in losses.items()}
+    bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
+    run.accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
 
 
 @torch.no_grad()
