@@ -86,6 +86,13 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
     train.add_argument("--data", type=Path, help="folder of the standard data sets")
     train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    train.add_argument(
+        "--hold-out", nargs="*", default=[], metavar="NAME",
+        help="photos to keep for scoring, beside every sixteenth",
+    )  # fmt: skip
+    train.add_argument(
+        "--graphics", type=Path, help="pictures that are only to be left as they are"
+    )
     train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
     train.add_argument("--head", type=Path, help="head for an --init that has none")
     train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
@@ -94,6 +101,13 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="length by the clock instead")
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--stages", help="share:crop:batch,... such as 0:96:16,0.6:160:6")
+    train.add_argument(
+        "--scenes", help="crop:batch,... for haze, low light and colour, such as 192:4,256:2"
+    )
+    train.add_argument("--loss", choices=["l1", "log"])
+    train.add_argument("--decay", type=float, help="share of the run in which the rate falls")
+    train.add_argument("--head-rate", type=float, help="of the learning rate; 0 keeps the head")
+    train.add_argument("--every", type=int, help="steps between saves")
     train.add_argument("--shares", help="task=share,... instead of the preset's")
     train.add_argument(
         "--sentence-steps", type=int, help="length of the encoder's training; 0 keeps --init's"
@@ -129,9 +143,14 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("--held-out", type=Path, help="the photos of training: its held-out part")
     evaluate.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="as in training")
+    evaluate.add_argument("--hold-out", nargs="*", default=[], metavar="NAME", help="likewise")
     evaluate.add_argument(
         "--identity", type=Path, metavar="FOLDER",
         help="clean pictures: is what needs no change left alone?",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--artefacts", type=Path, action="append", default=[], metavar="FOLDER",
+        help="clean pictures: what does restoring add that nobody asked for?",
     )  # fmt: skip
     evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
     evaluate.add_argument(

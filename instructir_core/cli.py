@@ -262,8 +262,9 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
     config = replace(PRESETS[options.preset], **_changes(options))
     training, held = collect_sources(
-        list(config.shares), options.photos, options.data, options.skip
-    )
+        list(config.shares), options.photos, options.data, options.skip,
+        hold_out=options.hold_out, graphics=options.graphics,
+    )  # fmt: skip
     init = official.load_named(options.init, head=options.head) if options.init else None
     encoder = None
     if options.text_encoder is not None:
@@ -292,7 +293,10 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line says otherwise than the preset."""
-    names = ("steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed")
+    names = (
+        "steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed", "loss", "decay",
+        "head_rate", "every",
+    )  # fmt: skip
     changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     if "minutes" in changes:
         changes.setdefault("steps", None)
@@ -306,6 +310,15 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
                 "0:96:16,0.6:160:6."
+            ) from None
+    if options.scenes is not None:
+        try:
+            views = [part.split(":") for part in options.scenes.split(",")]
+            changes["scenes"] = tuple((int(a), int(b)) for a, b in views)
+        except ValueError:
+            raise ValueError(
+                f"--scenes {options.scenes}: expected crop:batch, comma-separated, such as "
+                "192:4,256:2."
             ) from None
     if options.shares is not None:
         try:
@@ -346,12 +359,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         chains=chains,
         unchanged=files(options.identity) if options.identity else (),
         sentences=read_test_sentences(options.sentences) if options.sentences else (),
+        flawed=[files(folder) for folder in options.artefacts],
         **kept,
     )
     if evaluation.is_empty:
         raise ValueError(
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
-            "--identity or --sentences. See: instructir evaluate --help"
+            "--identity, --artefacts or --sentences. See: instructir evaluate --help"
         )
     restorer = _load(options)
     source = provenance(restorer, official.named_path(options.model), **kept)
@@ -383,7 +397,7 @@ def _test_sets(
             else:
                 sets.append(synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
-        sets += held_out(options.held_out, options.skip)
+        sets += held_out(options.held_out, options.skip, options.hold_out)
     return sets, chains
 
 

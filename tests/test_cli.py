@@ -176,6 +176,7 @@ def test_models(
         ([], "neither --photos nor --data"),
         (["--photos", ".", "--preset", "9d"], "--preset 9d: expected one of 3d, 5d, 6d, 7d, mini"),
         (["--photos", ".", "--stages", "0:96"], "expected share:crop:batch"),
+        (["--photos", ".", "--scenes", "160"], "expected crop:batch"),
         (["--photos", ".", "--shares", "noise"], "expected task=share"),
         (["--data", "."], "no training pictures for noise"),
     ],

@@ -220,7 +220,7 @@ def test_gap_to_the_paper() -> None:
     assert "31.37 -0.37" in text and "0.887 -0.037" in text
     assert "of 2 pictures; published of 68" in text
     line = report.score_line(summary["score"][0])
-    assert all(part in line for part in ("CBSD68 sigma 25", "31.00", "+11.00", "0.850"))
+    assert all(part in line for part in ("CBSD68 sigma 25", "31.00", "+11.00", "+10.0", "0.850"))
     assert not report.tables(report.summarise([score_row("mine", 30.0, 0.8)]))
     whole = report.summarise([replace(row, protocol="whole") for row in rows])
     assert not whole["published"] and "--upstream" in report.tables(whole)
@@ -290,26 +290,28 @@ def test_everything_with_one_command(
     sentences.write_text("".join("\t".join(s) + "\n" for s in SENTENCES), "utf-8")
     out = tmp_path / "results"
     arguments = [
-        "--suite", tmp_path, "--clean", photos, "sr2", "rain+noise25", "--identity", photos,
+        "--suite", tmp_path, "--clean", photos, "sr3", "rain+noise25", "--identity", photos,
         "--sentences", sentences, "--phrasings", 2, "--limit", 2, "--size", 32, "--out", out,
     ]  # fmt: skip
     assert run(weights, *arguments, "--upstream") == 0
     printed = capsys.readouterr().out
-    parts = ("CBSD68 sigma 15", "Rain12", "CBSD68 sr2", "Beside the paper", "published: 24.8433",
-             "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
+    parts = ("CBSD68 sigma 15", "CBSD68 jpeg10", "CBSD68 sr2", "Rain12", "CBSD68 sr3",
+             "Beside the paper", "published: 24.8433", "Wording",
+             "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
     assert content["provenance"]["sha256"] == files.sha256(weights)
     settings = {"limit": 2, "size": 32, "phrasings": 2, "upstream": True}
     assert content["provenance"]["settings"] == settings
-    assert [s["images"] for s in content["summary"]["score"]] == [2, 2, 2, 1, 2]
+    assert [s["images"] for s in content["summary"]["score"]] == [*[2] * 12, 1, 2]
     with open(out / "results.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(content["rows"])
     assert {r["test"] for r in rows} == {"score", "wording", "identity", "chain", "sentences"}
     assert {p.name for p in out.glob("*.png")} == {
         *(f"sheet-cbsd68-sigma-{s}.png" for s in (15, 25, 50)),
-        "sheet-rain12.png", "sheet-cbsd68-sr2.png", "sheet-cbsd68-rain-noise25.png",
+        *(f"sheet-cbsd68-{r}.png" for r in (*sets.NOISE_KINDS, "sr2", "sr3", "sr4")),
+        "sheet-rain12.png", "sheet-cbsd68-rain-noise25.png",
     }  # fmt: skip
     first = (out / "results.csv").read_bytes()
     assert run(weights, *arguments, "--upstream") == 0
@@ -331,6 +333,11 @@ def test_held_out(weights: Path, photos: Path, capsys: pytest.CaptureFixture[str
     assert run(weights, "--held-out", photos, "--skip", "a.png", "--limit", 1) == 0
     printed = capsys.readouterr().out
     assert "held-out sr" in printed and "held-out clean, none" in printed
+    every = sets.held_out(photos, ["a.png"], ["d.png"])
+    assert [s.count for s in every] == [4] * 8  # the sixth photo, and the one named, twice each
+    assert {p.name.split()[0] for p in every[0]} == {"d", "g"}
+    with pytest.raises(ValueError, match=r"no photo x\.png to hold out"):
+        sets.held_out(photos, [], ["x.png"])
 
 
 @pytest.mark.parametrize(

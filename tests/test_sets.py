@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instructir_core.evaluation import metrics, sets
+from instructir_core.evaluation import degradations, metrics, sets
 from instructir_core.evaluation.published import NOISY_INPUT
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +97,17 @@ def test_task_recipes_depend_on_the_picture_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.rint(cut.clean * 255), photo(48, 64)[8:40, 16:48])
 
 
+def test_kinds_of_noise_are_the_evaluations_own() -> None:
+    assert tuple(degradations.KINDS) == sets.NOISE_KINDS
+    clean = (photo(48, 64) / 255).astype(np.float32)
+    for kind in sets.NOISE_KINDS:
+        task, degrade = sets.parse_recipe(kind)
+        assert task == "noise"
+        np.testing.assert_array_equal(degrade(clean, "a"), degrade(clean, "a"))
+        drawn = not np.array_equal(degrade(clean, "a"), degrade(clean, "b"))
+        assert drawn is not kind.startswith("jpeg")
+
+
 @pytest.mark.parametrize("recipe", ["sr1", "none", "fog", "noise-5", ""])
 def test_unknown_recipes(recipe: str) -> None:
     with pytest.raises(ValueError, match=f"{recipe!r}; expected noise and its sigma"):
@@ -163,6 +174,8 @@ def test_suite_finds_the_usual_layouts(tmp_path: Path) -> None:
         ("Rain100L/rainy/rain-1.png", "Rain100L/gt/norain-1.png"),
         ("SOTS/outdoor/hazy/1_0.8_0.2.png", "SOTS/outdoor/gt/1.png"),
         ("SOTS/indoor/hazy/2_1.png", "SOTS/indoor/gt/2.png"),
+        ("SOTS-indoor-heavy/input/2_1.png", "SOTS-indoor-heavy/target/2.png"),
+        ("CC15/input/1.png", "CC15/target/1.png"),
         ("GOPRO_Large/test/S1/blur/1.png", "GOPRO_Large/test/S1/sharp/1.png"),
         ("GOPRO_Large/test/S2/blur/1.png", "GOPRO_Large/test/S2/sharp/1.png"),
         ("GOPRO_Large/train/S3/blur/1.png", "GOPRO_Large/train/S3/sharp/1.png"),
@@ -176,10 +189,14 @@ def test_suite_finds_the_usual_layouts(tmp_path: Path) -> None:
     found, notes = sets.find_suite(tmp_path)
     assert [(s.name, s.task, s.count) for s in found] == [
         *((f"CBSD68 sigma {s}", "noise", 1) for s in (15, 25, 50)),
+        *((f"CBSD68 {kind}", "noise", 1) for kind in sets.NOISE_KINDS),
+        *((f"CBSD68 sr{factor}", "sr", 1) for factor in (2, 4)),
+        ("CC15", "noise", 1),
         *((f"Urban100 sigma {s}", "noise", 1) for s in (15, 25, 50)),
         ("Rain100L", "rain", 1),
         ("SOTS-outdoor", "haze", 1),
         ("SOTS-indoor", "haze", 1),
+        ("SOTS-indoor-heavy", "haze", 1),
         ("GoPro", "blur", 2),
         ("LOL", "lol", 1),
         ("MIT5K", "en", 1),
@@ -220,7 +237,7 @@ def test_suite_without_outdoor_haze_takes_no_indoor_haze_for_it(tmp_path: Path) 
 
 def test_suite_with_nothing_known(tmp_path: Path) -> None:
     save(tmp_path / "holiday" / "1.png", photo())
-    with pytest.raises(ValueError, match="found none of CBSD68, Urban100"):
+    with pytest.raises(ValueError, match="found none of CBSD68, CC15, Urban100"):
         sets.find_suite(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         sets.find_suite(tmp_path / "nowhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +20,15 @@ from skimage import data
 from tiny_model import DATA, TINY
 
 from instructir_core import checkpoint
+from instructir_core.evaluation.degradations import held_out_pairs
 from instructir_core.model import InstructIR
 from instructir_core.tasks import CLASSES, TASKS
 from instructir_core.text import HashedEncoderConfig
-from instructir_core.training import samples
 from instructir_core.training.corpus import load_corpus
 from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
 from instructir_core.training.published_sets import FilePair
 from instructir_core.training.recipes import RECIPES
+from instructir_core.training.run import Pace, Run, sample_loss
 from instructir_core.training.samples import (
     Batches,
     Pictures,
@@ -37,7 +39,7 @@ from instructir_core.training.samples import (
     split_held_out,
 )
 from instructir_core.training.sentence_training import train_sentences
-from instructir_core.training.trainer import train
+from instructir_core.training.trainer import Views, train
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,10 @@ def test_photos_are_split_and_skipped(photos: Path, tmp_path: Path) -> None:
     training, held = split_held_out(everything)
     assert held == [everything[5]] and training == everything[:5]
     assert len(photo_files(photos, ["0.png"])) == len(everything) - 1
+    training, held = split_held_out(everything, also=["1.png"])
+    assert held == [everything[1], everything[5]] and len(training) == len(everything) - 2
+    with pytest.raises(ValueError, match=r"no photo none\.png to hold out"):
+        split_held_out(everything, also=["none.png"])
     with pytest.raises(ValueError, match=r"no none\.png to skip"):
         photo_files(photos, ["none.png"])
     (tmp_path / "empty").mkdir()
@@ -137,6 +143,41 @@ def test_colour_is_learned_from_recoloured_photos_but_scored_on_true_ones(tmp_pa
     assert np.ptp(grey, axis=1).max() < 1e-6 and np.ptp(grey[:, 0]) > 0.02
 
 
+def test_graphics_are_only_left_as_they_are(photos: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        Image.new("RGB", (80, 80), (200, 30, 40 * index)).save(tmp_path / f"{index}.png")
+    training, _ = collect_sources(["sr"], photos, graphics=tmp_path)
+    assert [p.name for p in training["sr"].graphics] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "3.png",
+        "4.png",
+    ]
+    flat = 0
+    for seed in range(300):
+        degraded, clean = draw_pair(training["sr"], Pictures(), 32, np.random.default_rng(seed))
+        if np.ptp(clean.reshape(-1, 3), axis=0).max() < 0.01 and clean[0, 0, 0] > 0.7:
+            assert np.array_equal(degraded, clean) and clean[0, 0, 2] < 0.7  # the sixth is held out
+            flat += 1
+    assert 1 <= flat <= 25  # 0.35 of 6 % of the samples
+
+
+def test_whole_scenes_show_skies_in_their_share(tmp_path: Path) -> None:
+    """Of a picture half smooth, half busy, crops of haze show both halves alike, others do not."""
+    pixels = np.random.default_rng(0).integers(90, 200, (400, 400, 3), np.uint8)
+    pixels[:200] = 150
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    smooth = {}
+    for task in ("haze", "noise"):
+        source = Source(task, (FilePair(None, tmp_path / "a.png"),), RECIPES[task].degrade)
+        store = Pictures()
+        rngs = (np.random.default_rng(seed) for seed in range(120))
+        drawn = [draw_pair(source, store, 48, rng, True)[1] for rng in rngs]
+        smooth[task] = np.mean([np.abs(clean - 150 / 255) < 0.01 for clean in drawn])
+    assert smooth["haze"] > 0.4 and smooth["noise"] < 0.85 * smooth["haze"]
+
+
 def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
     training, _ = collect_sources(CLASSES, photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
@@ -175,10 +216,11 @@ def test_processes_share_a_batch(photos: Path) -> None:
 
 def test_held_out_draws_repeat(photos: Path) -> None:
     known = photo_files(photos)
-    one = list(samples.held_out_pairs(known, "blur"))
-    two = list(samples.held_out_pairs(known, "blur"))
+    one = list(held_out_pairs(known, "blur"))
+    two = list(held_out_pairs(known, "blur"))
     assert len(one) == 2 * len(known)
-    assert all(np.array_equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+    assert [name for name, _, _ in one] == [f"{p.stem} {d}" for p in known for d in (0, 1)]
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(one, two, strict=True))
 
 
 def test_sentences_are_learnt() -> None:
@@ -282,6 +324,112 @@ def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> Non
         train(
             training, held, tmp_path, replace(config, network=MINI_NETWORK), init=init, device="cpu"
         )
+
+
+SCENES = [task for task, recipe in RECIPES.items() if recipe.whole_scene]
+
+
+def scene_config(**changes: Any) -> TrainingConfig:
+    return tiny_config(stages=(Stage(0.0, 32, 6),), scenes=((48, 4), (64, 2)), **changes)
+
+
+def test_scenes_go_into_views_of_their_own_beside_the_crops(photos: Path) -> None:
+    config = scene_config()
+    training, _ = collect_sources(list(config.shares), photos)
+    bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
+    views = Views(training, config, config.stages[0], CLASSES, bank)
+    sizes = set()
+    for step in range(8):
+        near, far = views[step]
+        assert near[0].shape == (6, 3, 32, 32)
+        sizes.add(tuple(far[0].shape))
+        assert not {CLASSES[i] for i in near[3]} & set(SCENES)
+        assert {CLASSES[i] for i in far[3]} <= {*SCENES, "none"}
+    assert sizes == {(4, 3, 48, 48), (2, 3, 64, 64)}
+    for one, two in zip(
+        views[5], Views(training, config, config.stages[0], CLASSES, bank)[5], strict=True
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_the_loss_of_a_sample_is_its_own() -> None:
+    clean = torch.rand(3, 3, 8, 8)
+    off = clean + torch.tensor([0.1, 0.01, 0.0])[:, None, None, None]
+    torch.testing.assert_close(sample_loss(off, clean, "l1"), torch.tensor([0.1, 0.01, 0.0]))
+    first, second, third = sample_loss(off, clean, "log").tolist()
+    assert first - second == pytest.approx(0.05 * np.log(100), rel=0.03)  # 20 dB
+    assert second - third == pytest.approx(0.05 * np.log(1e-4 / 3e-6), rel=0.03)  # 55 dB at most
+
+
+def test_the_rate_warms_up_stays_and_falls_at_the_end() -> None:
+    run = Run.__new__(Run)
+    run.seconds = 0.0
+    for decay, expected in (
+        (0.2, {50: 0.255, 400: 1.0, 799: 1.0, 900: 0.5, 999: 0.001}),
+        (1.0, {400: 0.655, 500: 0.5, 999: 0.001}),
+    ):
+        run.config = tiny_config(steps=1000, decay=decay)
+        for run.done, factor in expected.items():
+            assert run.factor == pytest.approx(factor, abs=0.002)
+
+
+def test_the_pace_of_both_sides_is_told(photos: Path, tmp_path: Path, weights: Path) -> None:
+    pace = Pace(crops=30, waited=0.5, learned=10.0)
+    assert pace.tell() == (3.0, 60.0) and pace == Pace()
+    config = tiny_config(steps=25, stages=(Stage(0.0, 32, 2),), sentence_steps=0, every=1000)
+    config = replace(config, shares={"noise": 1.0})
+    training, held = collect_sources(["noise"], photos)
+    train(training, held, tmp_path, config, init=checkpoint.load(weights), device="cpu", workers=0)
+    events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
+    assert b"crops_learned" in events and b"crops_made" in events
+
+
+def test_a_head_that_is_kept_keeps_its_embeddings(
+    photos: Path, tmp_path: Path, weights: Path
+) -> None:
+    init = checkpoint.load(weights)
+    assert init.head is not None
+    before = {name: value.clone() for name, value in init.head.state_dict().items()}
+    config = scene_config(steps=2, head_rate=0.0, loss="log", sentence_steps=0)
+    training, held = collect_sources(list(config.shares), photos)
+    head = checkpoint.load(
+        train(training, held, tmp_path, config, init=init, device="cpu", workers=0)
+    ).head
+    assert head is not None
+    for name, value in head.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=1e-6, rtol=0)
+    network = network_of(tmp_path / "model.safetensors")
+    assert any(not torch.equal(network[n], v) for n, v in network_of(weights).items())
+
+
+def test_legs_of_constant_rate_add_up(photos: Path, tmp_path: Path, weights: Path) -> None:
+    """A run stopped before its rate falls, and made longer, is the longer run from the start."""
+    training, held = collect_sources(["noise", "haze"], photos)
+    init = checkpoint.load(weights)
+
+    def leg(folder: str, steps: int) -> dict[str, torch.Tensor]:
+        config = scene_config(
+            steps=steps, decay=0.25, sentence_steps=0, shares={"noise": 1.0, "haze": 1.0}, every=3
+        )
+        return network_of(
+            train(training, held, tmp_path / folder, config, init=init, device="cpu", workers=0)
+        )
+
+    whole = leg("whole", 8)
+    leg("parts", 4)
+    shutil.copy(tmp_path / "parts" / "stable.pt", tmp_path / "parts" / "state.pt")
+    (tmp_path / "parts" / "stable.pt").unlink()
+    resumed = leg("parts", 8)
+    for name, value in whole.items():
+        torch.testing.assert_close(value, resumed[name], atol=0, rtol=0)
+    with pytest.raises(ValueError, match="another output folder"):
+        leg("parts", 16)  # its rate has fallen
+
+
+def test_refuses_an_unknown_loss(photos: Path, tmp_path: Path) -> None:
+    training, held = collect_sources(["noise"], photos)
+    with pytest.raises(ValueError, match="'l2'; expected l1 or log"):
+        train(training, held, tmp_path, tiny_config(loss="l2", shares={"noise": 1.0}))
 
 
 def test_refuses_what_it_cannot_train(photos: Path, tmp_path: Path) -> None:

@@ -295,6 +295,8 @@ class Evaluation:
     """Clean pictures, and recipes joined by +: see `chain`."""
     unchanged: Sequence[Path] = ()
     """Clean pictures: see `identity`."""
+    flawed: Sequence[Sequence[Path]] = ()
+    """Folders of clean pictures: see `artefacts.artefacts`."""
     sentences: Sequence[LabelledSentence] = ()
     """To be read, and to phrase tasks with; where none are given, the corpus' test part phrases."""
     phrasings: int = 0
@@ -324,7 +326,7 @@ class Evaluation:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.sets or self.chains or self.unchanged or self.sentences)
+        return not any((self.sets, self.chains, self.unchanged, self.flawed, self.sentences))
 
     @property
     def count(self) -> int:
@@ -389,6 +391,10 @@ def evaluate(
                 restorer, evaluation.unchanged, evaluation.phrases, evaluation.count, size, limit
             )
         )
+    for paths in evaluation.flawed:
+        from .artefacts import artefacts
+
+        report.add(artefacts(restorer, paths, size, limit))
     report.save()
     if text := report.text:
         tell(f"\n{text}" if evaluation.sets else text)

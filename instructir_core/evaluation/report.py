@@ -32,7 +32,7 @@ class Row:
     """One measurement. What its experiment knows nothing of is None or empty."""
 
     test: str
-    """Which experiment: score, wording, identity, chain or sentences."""
+    """Which experiment: score, wording, identity, chain, artefacts or sentences."""
     set: str
     task: str | None = None
     image: str = ""
@@ -48,6 +48,9 @@ class Row:
     """Of a chain: how many instructions were carried out."""
     psnr_float: float | None = None
     psnr_8bit: float | None = None
+    value: float | None = None
+    """Of an artefact, in its ``unit``: levels of 255 or times, dB or share."""
+    unit: str | None = None
     input: Mapping[str, float] = field(default_factory=dict)
     """Scores of `metrics.CONVENTIONS`, of what was given and of what came out."""
     restored: Mapping[str, float] = field(default_factory=dict)
@@ -100,6 +103,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
             for (name, link), group in of("chain", "set", "link").items()
         ],
     }
+    summary["artefacts"] = [_artefact(group) for group in of("artefacts", "set").values()]
     summary["published"] = beside_published(summary["score"])
     sentences = [row for row in rows if row.test == "sentences"]
     if sentences:
@@ -130,8 +134,20 @@ def summarise_scores(rows: Sequence[Row]) -> Summary:
         for name in CONVENTIONS
         if name.startswith("psnr") and math.isfinite(means.get(f"input_{name}", math.inf))
     }
+    if "gain_psnr_float" in gains:
+        each = [row.restored["psnr_float"] - row.input["psnr_float"] for row in rows]
+        gains["gain_psnr_float_least"] = float(min(each))
     told = {"set": first.set, "task": first.task, "protocol": first.protocol}
     return {**told, "images": len(rows), **means, **gains}
+
+
+def _artefact(rows: Sequence[Row]) -> Summary:
+    unit, values = rows[0].unit, [row.value or 0.0 for row in rows]
+    worst = min(values) if unit in ("dB", "share") else max(values)
+    return {
+        "set": rows[0].set, "images": len(rows), "mean": float(np.mean(values)),
+        "worst": float(worst), "unit": unit,
+    }  # fmt: skip
 
 
 def beside_published(scores: Sequence[Summary]) -> list[Summary]:
@@ -210,19 +226,21 @@ def score_header(*, upstream: bool) -> str:
     return (
         f"{_SCORED[upstream]}; 8-bit: clamped and rounded, as most\n"
         "papers do; Y: luma of the 8-bit picture, swapped: as InstructIR's code computes it\n"
-        f"{'':<22}{'':>7}{'PSNR, float':>27}{'PSNR restored':>26}{'SSIM':>9}{'SSIM restored':>22}\n"
-        f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}"
+        f"{'':<22}{'':>7}{'PSNR, float':>27}{'':>7}{'PSNR restored':>26}{'SSIM':>9}"
+        f"{'SSIM restored':>22}\n"
+        f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}{'worst':>7}"
         f"{'8-bit':>9}{'Y':>8}{'Y swap.':>9}{'input':>9}{'float':>8}{'8-bit':>7}{'Y':>7}"
     )
 
 
 def score_line(score: Summary) -> str:
     """One line under `score_header`."""
-    gain = score.get("gain_psnr_float")
+    gain, worst = score.get("gain_psnr_float"), score.get("gain_psnr_float_least")
     text = (
         f"{score['set']:<22}{score['images']:>7}"
         f"{score['input_psnr_float']:>9.2f}{score['restored_psnr_float']:>10.2f}"
         f"{'' if gain is None else format(gain, '+.2f'):>8}"
+        f"{'' if worst is None else format(worst, '+.1f'):>7}"
         f"{score['restored_psnr_8bit']:>9.2f}{score['restored_psnr_y']:>8.2f}"
         f"{score['restored_psnr_y_swapped']:>9.2f}{score['input_ssim_float']:>9.3f}"
         f"{score['restored_ssim_float']:>8.3f}{score['restored_ssim_8bit']:>7.3f}"
@@ -254,6 +272,11 @@ def tables(summary: Summary) -> str:
             summary["chain"],
             {"link": "d", "task": "", "images": "d", "psnr_float_mean": ".2f",
              "psnr_float_least": ".2f", "psnr_8bit_mean": ".2f"},
+        ),
+        _list_table(
+            "Artefacts: what restoring adds or takes (worst: least of dB and share, else most)",
+            summary["artefacts"],
+            {"images": "d", "mean": ".2f", "worst": ".2f", "unit": ""},
         ),
         _confusion_table(summary.get("sentences")),
     ]  # fmt: skip

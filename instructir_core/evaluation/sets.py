@@ -26,6 +26,8 @@ Degrade = Callable[[Pixels, str], Pixels]
 
 SIGMAS = (15, 25, 50)
 """Noise levels of the paper, of 255."""
+NOISE_KINDS = ("grain12", "grain25", "jpeg10", "jpeg30", "jpeg70", "bands", "saltpepper")
+"""Noise that is not white (`evaluation.degradations.KINDS`)."""
 MULTIPLE = 16
 _MAX_BORDER = 32
 """Pixels that a target may be larger than its input: those of SOTS carry a border of 20."""
@@ -113,16 +115,17 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
     return ImageSet(name or f"{folder.name} {recipe}", task, len(paths), pairs)
 
 
-def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
-    """What training holds out of a folder of photos: a set for each task, and clean pictures with
-    a sentence that asks for nothing."""
-    from ..training.samples import held_out_pairs, photo_files, split_held_out
+def held_out(photos: Path, skip: Sequence[str] = (), also: Sequence[str] = ()) -> list[ImageSet]:
+    """What training holds out of a folder of photos, and those named ``also``: a set for each
+    task, and clean pictures with a sentence that asks for nothing."""
+    from ..training.samples import photo_files, split_held_out
+    from .degradations import held_out_pairs
 
-    held = split_held_out(photo_files(photos, skip))[1]
+    held = split_held_out(photo_files(photos, skip), also=also)[1]
 
     def degraded(task: str) -> Iterator[Pair]:
-        for index, (before, after) in enumerate(held_out_pairs(held, task)):
-            yield Pair(str(index), before, after)
+        for name, before, after in held_out_pairs(held, task):
+            yield Pair(name, before, after)
 
     def clean() -> Iterator[Pair]:
         return (Pair(p.name, p.clean, p.clean) for p in degraded("noise"))
@@ -193,21 +196,22 @@ def parse_recipe(text: str) -> tuple[str, Degrade]:
     """The task and the degradation of "noise25", "sr4", or a task's name ("haze").
 
     "noiseS" is the paper's noise of sigma S, "srF" its bicubic down-sampling by F; a task's name
-    is its of `training.recipes`, drawn from the picture's name so that no other picture
-    changes it. Raises ValueError for anything else.
+    and the kinds of noise are those of `evaluation.degradations`, drawn from the picture's name so
+    that no other picture changes it. Raises ValueError for anything else.
     """
     match = re.fullmatch(r"(noise|sr)(\d+)", text)
     if match and match[1] == "noise":
         return "noise", lambda clean, name: paper_noise(clean, int(match[2]))
     if match and int(match[2]) > 1:
         return "sr", lambda clean, name: down_up(clean, int(match[2]))
-    if text not in TASKS:
+    if text not in (*TASKS, *NOISE_KINDS):
         raise ValueError(
             f"Found the recipe {text!r}; expected noise and its sigma (noise25), sr and its factor "
-            f"(sr4), or one of {', '.join(TASKS)}. Choose one of these."
+            f"(sr4), or one of {', '.join((*TASKS, *NOISE_KINDS))}. Choose one of these."
         )
     try:
         from ..training.recipes import RECIPES  # needs SciPy
+        from .degradations import FROZEN, KINDS
     except ImportError as exc:
         raise ValueError(
             f"The recipe {text!r} needs a package that is not installed ({exc}). Install the "
@@ -216,9 +220,12 @@ def parse_recipe(text: str) -> tuple[str, Degrade]:
 
     def degrade(clean: Pixels, name: str) -> Pixels:
         rng = np.random.default_rng((zlib.crc32(text.encode()), zlib.crc32(name.encode())))
-        return RECIPES[text].degrade(np.ascontiguousarray(clean, np.float32), rng)
+        return recipe(np.ascontiguousarray(clean, np.float32), rng)
 
-    return text, degrade
+    # A task that was added since is scored on what its training draws.
+    known = {task: recipe.degrade for task, recipe in RECIPES.items()} | FROZEN | KINDS
+    recipe = known[text]
+    return text if text in TASKS else "noise", degrade
 
 
 def paper_noise(clean: Pixels, sigma: float) -> Pixels:
@@ -268,24 +275,27 @@ class Standard:
         return [f"{self.name} {label}" for label in self.recipes.values()] or [self.name]
 
 
-_NOISE = {f"noise{sigma}": f"sigma {sigma}" for sigma in SIGMAS}
-
+_WHITE = {f"noise{sigma}": f"sigma {sigma}" for sigma in SIGMAS}
+_KINDS = {kind: kind for kind in NOISE_KINDS}
+_SMALLER = {"sr2": "sr2", "sr4": "sr4"}
 
 SUITE = (
-    Standard("CBSD68", "noise", 68, ("cbsd68",), _NOISE),
-    Standard("Urban100", "noise", 100, ("urban100",), _NOISE),
-    Standard("Kodak24", "noise", 24, ("kodak24", "kodak"), _NOISE),
-    Standard("McMaster", "noise", 18, ("mcmaster",), _NOISE),
+    Standard("CBSD68", "noise", 68, ("cbsd68",), _WHITE | _KINDS | _SMALLER),
+    Standard("CC15", "noise", 15, ("cc15",)),
+    Standard("Urban100", "noise", 100, ("urban100",), _WHITE),
+    Standard("Kodak24", "noise", 24, ("kodak24", "kodak"), _WHITE),
+    Standard("McMaster", "noise", 18, ("mcmaster",), _WHITE),
     Standard("Rain100L", "rain", 100, ("rain100l",)),
     Standard("Rain100H", "rain", 100, ("rain100h",)),
     Standard("Rain12", "rain", 12, ("rain12",)),
     Standard("SOTS-outdoor", "haze", 500, ("sotsoutdoor", "sots")),
     Standard("SOTS-indoor", "haze", 500, ("sotsindoor",)),
+    Standard("SOTS-indoor-heavy", "haze", 13, ("sotsindoorheavy",)),
     Standard("GoPro", "blur", 1111, ("gopro", "goprolarge"), has_scenes=True),
     Standard("LOL", "lol", 15, ("lol", "lolv1", "loldataset")),
     Standard("MIT5K", "en", 498, ("mit5k", "fivek", "mitadobefivek")),
 )
-"""SOTS alone is upstream's outdoor half."""
+"""SOTS alone is upstream's outdoor half; the heavy one is our choice of its thickest haze."""
 
 _SPLITS = ("test", "eval15", "testing")
 _CLEAN = ("originalpng", "original", "clean", "gt", "target", "hr")

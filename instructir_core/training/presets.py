@@ -34,10 +34,19 @@ class TrainingConfig:
     """Length in steps, or None to train for `minutes`; only the former repeats exactly."""
     minutes: float = 0.0
     stages: tuple[Stage, ...] = (Stage(0.0, 256, 32),)
+    scenes: tuple[tuple[int, int], ...] = ()
+    """(crop size, batch size), one of them drawn for each step, of the samples of haze, low light
+    and colour, which want whole views beside the stage's crops; none: all tasks share the crops."""
+    loss: str = "l1"
+    """``l1``, or ``log``: the logarithm of each sample's mean squared error, which is its PSNR."""
     learning_rate: float = 5e-4
-    """Its peak; it falls to ``floor`` of it along a cosine."""
+    """Its peak."""
     head_rate: float = 0.1
-    """Learning rate of the head, times the network's."""
+    """Learning rate of the head, times the network's; 0 keeps the head as it is."""
+    decay: float = 1.0
+    """Share of the run, at its end, in which the learning rate falls to ``floor`` of its peak along
+    a cosine. Below 1 it is constant before, and what is saved then can go on under another
+    length."""
     warm_up: int = 200
     """Steps in which the learning rate rises."""
     floor: float = 1e-3
@@ -66,10 +75,17 @@ class TrainingConfig:
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
-    def is_saved_as(self, values: Mapping[str, Any]) -> bool:
-        """Whether a saved run's `to_dict` says the same; what it lacks was as the default is."""
-        defaults = TrainingConfig({}).to_dict()
-        return self.to_dict() == defaults | json.loads(json.dumps(dict(values)))
+    def is_saved_as(self, values: Mapping[str, Any], share: float) -> bool:
+        """Whether a saved run's `to_dict` says the same; what it lacks was as the default is.
+
+        While the rate was constant, at this ``share`` of the run, its length may differ: legs add
+        up.
+        """
+        expected = self.to_dict()
+        found = TrainingConfig({}).to_dict() | json.loads(json.dumps(dict(values)))
+        if share <= 1.0 - found["decay"]:
+            found |= {name: expected[name] for name in ("steps", "minutes", "decay", "every")}
+        return bool(found == expected)
 
 
 MINI_NETWORK = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
@@ -87,10 +103,10 @@ PRESETS: dict[str, TrainingConfig] = {
     ),
     "7d": TrainingConfig(dict.fromkeys(OFFICIAL_TASKS, 1.0)),
     "mini": TrainingConfig(
-        # The tasks whose error falls slowest get the most.
+        # The tasks whose error falls slowest get the most, and none less than a tenth.
         {
-            "noise": 0.36, "blur": 0.14, "rain": 0.10, "haze": 0.08, "lol": 0.07, "sr": 0.13,
-            "en": 0.06, NO_TASK: 0.06,
+            "noise": 0.25, "blur": 0.18, "rain": 0.10, "haze": 0.12, "lol": 0.10, "sr": 0.18,
+            "en": 0.10, NO_TASK: 0.04,
         },
         network=MINI_NETWORK,
         steps=None,

@@ -12,8 +12,9 @@ import numpy as np
 
 from .. import sheets
 from ..tasks import TASKS
-from . import degradations
-from .degradations import Degradation, Pixels
+from . import degradations, noise, weather
+from .degradations import Degradation
+from .imaging import Pixels
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "en": Recipe(degradations.faded, whole_scene=True, sets_brightness=True),
-    "haze": Recipe(degradations.haze, clean_share=0.28, whole_scene=True),
-    "rain": Recipe(degradations.rain, clean_share=0.10),
+    "haze": Recipe(weather.haze, clean_share=0.25, whole_scene=True),
+    "rain": Recipe(weather.rain, clean_share=0.12),
     "lol": Recipe(degradations.low_light, whole_scene=True, sets_brightness=True),
-    "blur": Recipe(degradations.blur, clean_share=0.05),
-    "sr": Recipe(degradations.low_resolution, degradations.bicubic_resolution, clean_share=0.05),
-    "noise": Recipe(degradations.noise, degradations.gaussian_noise, clean_share=0.03),
+    "blur": Recipe(degradations.blur, clean_share=0.06),
+    "sr": Recipe(degradations.low_resolution, degradations.bicubic_resolution, clean_share=0.06),
+    "noise": Recipe(noise.noise, noise.gaussian_noise, clean_share=0.04),
 }
 """In the order in which they stack up in a real photo: the scene, the weather, the light, lens
 and sensor."""

@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from ..model import InstructIR
 from ..text import InstructionHead
 from .presets import Stage, TrainingConfig
 
+Samples = Sequence[Tensor]
+"""Degraded, clean (B, 3, S, S), sentence vectors (B, W) and class indices (B) of one crop size."""
+
 
 class Steered(nn.Module):
     """Network and head as one module, so that one wrapper serves both on many devices."""
@@ -28,8 +32,12 @@ class Steered(nn.Module):
         super().__init__()
         self.network, self.head = network, head
 
-    def forward(self, degraded: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, H, W) and sentence vectors (B, W) -> restored (B, 3, H, W), logits or None."""
+    def forward(self, *parts: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """Of each part, (B, 3, H, W) and sentence vectors (B, W): restored (B, 3, H, W), and
+        logits or None. Parts are of different sizes, and one backward pass serves them all."""
+        return [self._restore(degraded, vectors) for degraded, vectors in parts]
+
+    def _restore(self, degraded: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.head is None:
             width = self.network.config.embedding_width
             return self.network(degraded, degraded.new_zeros(len(degraded), width)), None
@@ -37,6 +45,38 @@ class Steered(nn.Module):
         with torch.autocast(degraded.device.type, enabled=False):
             embedding, logits = self.head(vectors)
         return self.network(degraded, embedding), logits
+
+
+_LEAST_ERROR = 3e-6
+"""Mean squared error, 55 dB, below which a sample counts as right."""
+
+
+def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
+    """The loss of each sample, (B, 3, H, W) -> (B,): its mean absolute error for ``l1``, the
+    logarithm of its mean squared error for ``log``."""
+    difference = restored - clean
+    if kind == "l1":
+        return difference.abs().flatten(1).mean(1)
+    # A twentieth of it keeps the gradient's norm near that of L1, for the same clipping.
+    return 0.05 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
+
+
+@dataclass
+class Pace:
+    """How fast samples are made and learned, since the last time it was told."""
+
+    crops: int = 0
+    waited: float = 0.0
+    """Seconds in which the network had nothing to do."""
+    learned: float = 0.0
+    """Seconds in which it had."""
+
+    def tell(self) -> tuple[float, float]:
+        """Crops per second of this process, learned and made; begins anew. Where other processes
+        make them, the second is how many would come while the network waits."""
+        told = self.crops / max(self.learned, 1e-9), self.crops / max(self.waited, 1e-9)
+        self.crops, self.waited, self.learned = 0, 0.0, 0.0
+        return told
 
 
 class Run:
@@ -50,7 +90,7 @@ class Run:
         accelerator: Accelerator,
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.done, self.seconds, self.rate, self.pace = 0, 0.0, 0.0, Pace()
         self.model = Steered(network, head).train().requires_grad_(True)
         self.average = Steered(
             InstructIR(config.network), _copy_head(head) if head is not None else None
@@ -61,10 +101,11 @@ class Run:
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
-        if head is not None:
-            groups.append(
-                {"params": list(head.parameters()), "lr": config.learning_rate * config.head_rate}
-            )
+        if head is not None and config.head_rate:
+            rate = config.learning_rate * config.head_rate
+            groups.append({"params": list(head.parameters()), "lr": rate})
+        elif head is not None:
+            head.requires_grad_(False)
         optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -84,25 +125,32 @@ class Run:
 
     @property
     def factor(self) -> float:
-        """The learning rate of this step, of its peak."""
-        falling = 0.5 * (1.0 + math.cos(math.pi * self.share))
+        """The learning rate, of its peak: warm-up, constant, and a cosine down at the end."""
+        late = max(0.0, self.share - (1.0 - self.config.decay)) / max(self.config.decay, 1e-9)
+        falling = 0.5 * (1.0 + math.cos(math.pi * late))
         rising = min(1.0, (self.done + 1) / max(1, self.config.warm_up))
         return max(self.config.floor, falling) * rising
 
-    def step(self, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-        """One optimiser step; returns this process's losses."""
+    def step(self, parts: Sequence[Samples]) -> dict[str, Tensor]:
+        """One optimiser step over samples of one or more crop sizes; returns this process's
+        losses, each a mean over samples."""
         started = time.monotonic()
         device = self.accelerator.device
-        degraded, clean, vectors, classes = (s.to(device, non_blocking=True) for s in samples)
-        degraded = degraded.contiguous(memory_format=torch.channels_last)
+        parts = [[t.to(device, non_blocking=True) for t in part] for part in parts]
+        inputs = [(x.contiguous(memory_format=torch.channels_last), v) for x, _, v, _ in parts]
         factor = self.factor
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.rate = self.config.learning_rate * factor
-        restored, logits = self.wrapped(degraded, vectors)
-        losses = {"L1": F.l1_loss(restored.float(), clean)}
-        if logits is not None:
-            losses["CE"] = F.cross_entropy(logits.float(), classes)
+        outputs = self.wrapped(*inputs)
+        pictures, readings = [], []
+        for (restored, logits), (_, clean, _, classes) in zip(outputs, parts, strict=True):
+            pictures.append(sample_loss(restored.float(), clean, self.config.loss))
+            if logits is not None:
+                readings.append(F.cross_entropy(logits.float(), classes, reduction="none"))
+        losses = {self.config.loss: torch.cat(pictures).mean()}
+        if readings:
+            losses["CE"] = torch.cat(readings).mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -113,7 +161,10 @@ class Run:
             averages, current = self.average.parameters(), self.model.parameters()
             torch._foreach_lerp_(list(averages), list(current), 1.0 - keep)
         self.done += 1
-        self.seconds += time.monotonic() - started
+        elapsed = time.monotonic() - started
+        self.seconds += elapsed
+        self.pace.learned += elapsed
+        self.pace.crops += sum(len(clean) for _, clean, _, _ in parts)
         if self.config.steps is None and self.accelerator.num_processes > 1:
             # Clocks differ, and every process must take the same number of steps.
             self.seconds = float(broadcast(torch.tensor(self.seconds, device=device)))
@@ -129,6 +180,7 @@ class Run:
                 "config": self.config.to_dict(),
                 "done": self.done,
                 "seconds": self.seconds,
+                "share": self.share,
                 **{name: part.state_dict() for name, part in self._parts().items()},
             },
             content,
@@ -138,7 +190,7 @@ class Run:
     def load(self, path: Path) -> None:
         """Continue a saved run; raises ``ValueError`` when it was of another config."""
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not self.config.is_saved_as(state["config"]):
+        if not self.config.is_saved_as(state["config"], state.get("share", 1.0)):
             raise ValueError(
                 f"{path}: found a run with the settings {state['config']}, expected "
                 f"{self.config.to_dict()}. Repeat its settings, or choose another output folder."

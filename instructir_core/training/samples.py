@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import pictures
-from ..tasks import NO_TASK, TASKS
+from ..tasks import NO_TASK
 from .degradations import Degradation
 from .published_sets import FilePair, find_datasets
 from .recipes import RECIPES
@@ -36,17 +36,23 @@ DEGRADED_NONE = 0.75
 
 _DARK = 0.2
 """Photos of lower mean brightness are no targets for the tasks that set brightness."""
-_MARGIN = 16
-"""Pixels around a crop that blur may draw light from, more than the longest kernel's radius."""
+_MARGIN = 18
+"""Pixels around a crop that blur may draw light from: the longest kernel's radius."""
 _SCALES = (1.0, 0.6, 0.4)
 """Clean photos are drawn at their own and at smaller sizes: a crop of a shrunk photo has more
 detail per pixel."""
-_SCENE_SHARE = 0.5
+_SCENE_SHARE = 0.7
 """Share of the samples of ``whole_scene`` tasks that show most of a photo, as the network sees it
 when it is used: its attention averages over all it is given, and a crop's average is another."""
 _RECOLOUR_SHARE = 0.6
 """Share of their synthetic samples from a photo in other colours: else the few photos are learned
 by heart, and what is held out gets colours that are sure and wrong."""
+_GREY_SHARE = 0.15
+"""Share of the recoloured photos that are left with hardly any colour: grey must stay grey."""
+_GRAPHIC_SHARE = 0.35
+"""Share of the clean samples that are graphics, where there are some."""
+_LINES_SHARE = 0.12
+"""Share of the rain samples with thin bright lines in the clean picture, which are to stay."""
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
@@ -60,6 +66,8 @@ class Source:
     pairs: tuple[FilePair, ...]
     degrade: Degradation | None = None
     """Makes the input where a pair has none of its own."""
+    graphics: tuple[Path, ...] = ()
+    """Pictures that are never degraded, for samples that are to be left as they are."""
 
 
 @dataclass
@@ -108,9 +116,17 @@ def photo_files(folder: Path, skip: Sequence[str] = ()) -> list[Path]:
     return kept
 
 
-def split_held_out(items: Sequence[Path], every: int = 16) -> tuple[list[Path], list[Path]]:
-    """Photos to train on, and every sixteenth, which training never sees."""
-    held = set(items[min(5, len(items) - 1) :: every])
+def split_held_out(
+    items: Sequence[Path], every: int = 16, also: Sequence[str] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Photos to train on, and every sixteenth and those named ``also``, which training never sees.
+
+    Raises ``ValueError`` when a name is not there.
+    """
+    missing = sorted(set(also) - {p.name for p in items})
+    if missing:
+        raise ValueError(f"Found no photo {', '.join(missing)} to hold out. Check the names.")
+    held = {*items[min(5, len(items) - 1) :: every], *(p for p in items if p.name in also)}
     return [p for p in items if p not in held], sorted(held)
 
 
@@ -119,13 +135,17 @@ def collect_sources(
     photos: Path | None = None,
     data: Path | None = None,
     skip: Sequence[str] = (),
+    *,
+    hold_out: Sequence[str] = (),
+    graphics: Path | None = None,
 ) -> tuple[dict[str, Source], dict[str, Source]]:
     """What to train on and what to hold out, per task: data sets below ``data``, and for the
     tasks without one the clean ``photos``, degraded by `RECIPES`.
 
     Data sets of clean pictures get the paper's degradation: Gaussian noise of three levels,
-    bicubic resampling. Every 16th photo and every 64th pair is held out. Raises ``ValueError``
-    as the readers do.
+    bicubic resampling. Every 16th photo, those named in ``hold_out`` and every 64th pair are held
+    out; so is every 5th of the ``graphics``, which serve as samples to leave alone. Raises
+    ``ValueError`` as the readers do.
     """
     training: dict[str, Source] = {}
     held: dict[str, Source] = {}
@@ -142,21 +162,23 @@ def collect_sources(
             kept = tuple(p for p in source.pairs if p not in set(apart))
             training[task] = replace(source, pairs=kept or source.pairs)
     if photos is not None:
-        clean, apart_photos = split_held_out(photo_files(photos, skip))
+        clean, apart_photos = split_held_out(photo_files(photos, skip), also=hold_out)
+        calm = tuple(split_held_out(photo_files(graphics), 5)[0]) if graphics is not None else ()
         for task in tasks:
             if task in RECIPES and task not in training:
                 for split, paths in ((training, clean or apart_photos), (held, apart_photos)):
                     pairs = tuple(FilePair(None, path) for path in paths)
-                    split[task] = Source(task, pairs, RECIPES[task].degrade)
+                    split[task] = Source(task, pairs, RECIPES[task].degrade, calm)
     return training, held
 
 
 def draw_crop(
-    images: Sequence[Bytes], size: int, rng: np.random.Generator
+    images: Sequence[Bytes], size: int, rng: np.random.Generator, busy: float = 0.7
 ) -> list[npt.NDArray[np.float32]]:
     """The same random (size, size, 3) crop of aligned images, mirrored and turned at random.
 
-    Detail is preferred. Images smaller than the crop are mirrored at their borders.
+    With the probability ``busy`` detail is preferred. Images smaller than the crop are mirrored
+    at their borders.
     """
     height, width = images[0].shape[:2]
     border = [(0, max(0, size - height)), (0, max(0, size - width)), (0, 0)]
@@ -173,10 +195,10 @@ def draw_crop(
 
     # Skies and studio walls fill most photos and teach little: of two places take the busier.
     target = images[-1]
-    busy = [
+    detail = [
         np.abs(np.diff(cut(target, p)[::2, ::2, 1].astype(np.int16), axis=1)).mean() for p in places
     ]
-    place = places[int(np.argmax(busy))] if rng.random() < 0.7 else places[0]
+    place = places[int(np.argmax(detail))] if rng.random() < busy else places[0]
     turns, mirror = int(rng.integers(4)), rng.random() < 0.5
     crops = []
     for image in images:
@@ -194,9 +216,31 @@ def _recolour(image: Pixels, rng: np.random.Generator) -> Pixels:
     cos, sin = np.cos(angle), np.sin(angle) / np.sqrt(3.0)
     turn = np.full((3, 3), (1.0 - cos) / 3.0) + cos * np.eye(3)
     turn += sin * np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
-    chroma = (image - grey[..., None]) @ turn.T * rng.uniform(0.75, 1.25)
+    least, most = (0.0, 0.3) if rng.random() < _GREY_SHARE else (0.75, 1.25)
+    chroma = (image - grey[..., None]) @ turn.T * rng.uniform(least, most)
     lightness = grey ** np.exp(rng.uniform(-0.2, 0.2))
     return np.clip(lightness[..., None] + chroma, 0.0, 1.0).astype(np.float32)
+
+
+def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Wires, masts and window bars: bright lines of about a pixel, alone or as a grid."""
+    height, width = image.shape[:2]
+    canvas = Image.new("L", (2 * width, 2 * height))
+    draw = ImageDraw.Draw(canvas)
+    thick = int(rng.integers(2, 5))
+    if rng.random() < 0.5:
+        for x in np.arange(rng.uniform(0, 30), 2 * width, rng.uniform(16, 80)):
+            draw.line((x, 0, x + rng.normal(0.0, 1.0), 2 * height), 255, thick)
+        for y in np.arange(rng.uniform(0, 30), 2 * height, rng.uniform(16, 80)):
+            draw.line((0, y, 2 * width, y + rng.normal(0.0, 1.0)), 255, thick)
+    else:
+        for _ in range(int(rng.integers(1, 6))):
+            ends = rng.uniform(-0.2, 1.2, 4) * 2 * np.array([width, height] * 2)
+            draw.line(tuple(ends), 255, thick)
+    small = canvas.resize((width, height), Image.Resampling.BOX)
+    cover = np.asarray(small, np.float32)[..., None] / np.float32(255 / rng.uniform(0.4, 1.0))
+    colour = np.clip(rng.uniform(0.55, 1.0) + rng.normal(0.0, 0.04, 3), 0.0, 1.0)
+    return (image + cover * (colour - image)).astype(np.float32)
 
 
 def draw_pair(
@@ -227,22 +271,36 @@ def draw_pair(
         photo = store.read(pair.clean)
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.
     margin = _MARGIN if source.task == "blur" else 0
-    (clean,) = draw_crop([photo], size + 2 * margin, rng)
+    # Skies and walls in their natural share where the whole scene is judged.
+    busy = 0.0 if recipe.whole_scene else 0.7
+    (clean,) = draw_crop([photo], size + 2 * margin, rng, busy=busy)
     if not plain and recipe.whole_scene and rng.random() < _RECOLOUR_SHARE:
         clean = _recolour(clean, rng)
-    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
+    if not plain and source.task == "rain" and rng.random() < _LINES_SHARE:
+        clean = _thin_lines(clean, rng)
     if plain:
         degraded = source.degrade(clean, rng)
-    elif earlier and rng.random() < COMPOSITE_SHARE:
-        other = earlier[int(rng.integers(len(earlier)))]
-        clean = RECIPES[other].degrade(clean, rng)
-        degraded = source.degrade(clean, rng)
-    elif rng.random() < recipe.clean_share:
-        degraded = clean
     else:
-        degraded = source.degrade(clean, rng)
+        degraded, clean = _degrade(source, store, clean, rng)
     inner = slice(margin, margin + size)
     return degraded[inner, inner], clean[inner, inner]
+
+
+def _degrade(
+    source: Source, store: Pictures, clean: Pixels, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """Input and target from a clean crop: degraded, degraded twice, or left as it is."""
+    assert source.degrade is not None
+    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
+    if earlier and rng.random() < COMPOSITE_SHARE:
+        other = earlier[int(rng.integers(len(earlier)))]
+        clean = RECIPES[other].degrade(clean, rng)
+    elif rng.random() < RECIPES[source.task].clean_share:
+        if source.graphics and rng.random() < _GRAPHIC_SHARE:
+            graphic = store.read(source.graphics[int(rng.integers(len(source.graphics)))])
+            (clean,) = draw_crop([graphic], len(clean), rng, busy=0.0)
+        return clean, clean
+    return source.degrade(clean, rng), clean
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -264,6 +322,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         seed: int,
         rank: int = 0,
         world: int = 1,
+        store: Pictures | None = None,
     ) -> None:
         self.sources, self.sentences, self.classes = sources, sentences, tuple(classes)
         self.names = [n for n in shares if n in sources or n == NO_TASK]
@@ -274,7 +333,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self.real_shares /= self.real_shares.sum()
         self.size, self.batch, self.seed = size, batch, seed
         self.rank, self.world = rank, world
-        self.store = Pictures()
+        self.store = store or Pictures()
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Systematic sampling: each batch holds every class close to its share.
@@ -305,24 +364,3 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         degraded, clean = draw_pair(self.sources[other], self.store, self.size, rng)
         kept = degraded if rng.random() < DEGRADED_NONE else clean
         return kept, kept
-
-
-def held_out_pairs(
-    photos: Sequence[Path], task: str, size: int = 384, seed: int = 1000
-) -> Iterator[tuple[Pixels, Pixels]]:
-    """Two draws of a task's degradation on the centre of each photo: degraded, clean.
-
-    Photos too dark to be a target are left out of the tasks that set brightness.
-    """
-    store = Pictures()
-    number = list(TASKS).index(task)
-    for index, path in enumerate(photos):
-        for draw, scale in enumerate(_SCALES[:2]):
-            rng = np.random.default_rng((seed, number, index, draw))
-            if RECIPES[task].sets_brightness and store.read(path).mean() < 255 * _DARK:
-                continue
-            pixels = store.read(path, scale)
-            y, x = (max(0, n - size) // 2 for n in pixels.shape[:2])
-            crop = pixels[y : y + size, x : x + size]
-            clean = np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
-            yield RECIPES[task].degrade(clean, rng), clean

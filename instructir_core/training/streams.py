@@ -21,6 +21,8 @@ class Stream(IntEnum):
     """Of held-out pictures, while training."""
     CLASS_BATCHES = 6
     """When the head's last layer is fitted anew."""
+    VIEWS = 6
+    """The size of each step's scenes: with a place, which the other has not, so they differ."""
     LESSONS = 7
     """Sentences that the teacher is asked about."""
     CLASS_SENTENCES = 8

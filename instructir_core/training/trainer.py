@@ -1,12 +1,14 @@
 """Training network and instruction head together, on one device or on many.
 
-Loss and optimiser follow the paper (section 4.1): L1 on the picture plus cross-entropy on the
-task, weighted 1:1, AdamW, cosine decay. Every sample is steered by a sentence drawn from the
-corpus, never by a task number. Devices, processes and mixed precision are Accelerate's.
+Loss and optimiser follow the paper (section 4.1) unless the config says otherwise: L1 on the
+picture plus cross-entropy on the task, weighted 1:1, AdamW, cosine decay. Every sample is steered
+by a sentence drawn from the corpus, never by a task number. Devices, processes and mixed precision
+are Accelerate's.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .. import checkpoint, sheets
@@ -29,7 +31,8 @@ from ..text import HashedEncoder, InstructionHead, TextEncoder
 from .corpus import Sentence, load_corpus
 from .framing import vary
 from .presets import Stage, TrainingConfig
-from .run import Run
+from .recipes import RECIPES
+from .run import Run, Samples
 from .samples import Batches, Pictures, Source, draw_pair
 from .sentence_training import encode_all, refit_classes, train_sentences
 from .streams import Stream, stream
@@ -94,7 +97,7 @@ def train(
         accelerator, config, corpus, out, init=init, text_encoder=text_encoder, teacher=teacher
     )
     run = Run(config, _network(config, init), reading.head, accelerator)
-    state = out / "state.pt"
+    state, stable = out / "state.pt", out / "stable.pt"  # the latter for a longer run to go on from
     if state.exists():
         run.load(state)
     if accelerator.is_main_process:
@@ -107,10 +110,10 @@ def train(
     for stage, losses in _steps(run, sources, reading, workers):
         bar.update()
         if run.done % 25 == 0:
-            values = {name: float(value) for name, value in losses.items()}
-            bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
-            accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
+            _tell(run, stage, losses, bar)
         finished = run.share >= 1.0
+        if config.decay < 1.0 and not stable.exists() and run.share >= 1.0 - config.decay:
+            run.save(stable)
         if run.done % config.every == 0 or finished:
             run.save(state)
         if run.done % (8 * config.every) == 0 or finished:
@@ -145,7 +148,10 @@ def _accelerator(config: TrainingConfig, out: Path, device: str | None) -> Accel
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
     )
     world = accelerator.num_processes
-    uneven = [stage.batch for stage in config.stages if stage.batch % world]
+    if config.loss not in ("l1", "log"):
+        raise ValueError(f"Found the loss {config.loss!r}; expected l1 or log. Choose one.")
+    batches = [*(s.batch for s in config.stages), *(batch for _, batch in config.scenes)]
+    uneven = [batch for batch in batches if batch % world]
     if uneven:
         raise ValueError(
             f"Found a batch of {uneven[0]} for {world} processes; expected a multiple, so that "
@@ -175,7 +181,7 @@ def _write(
     own = reading.encoder if isinstance(reading.encoder, HashedEncoder) else None
     if head is not None:
         head = head.cpu()
-        if own is not None and tuple(reading.classes) == CLASSES:
+        if own is not None and tuple(reading.classes) == CLASSES and config.head_rate:
             refit_classes(own, head, corpus, config.seed, examples=16 * config.sentences)
     provenance = {
         "name": path.parent.name,
@@ -265,18 +271,59 @@ def _steps(
     config, accelerator = run.config, run.accelerator
     while run.share < 1.0:
         stage = run.stage
-        data = Batches(
-            sources, config.shares, reading.classes, reading.bank, size=stage.crop,
-            batch=stage.batch, seed=config.seed, rank=accelerator.process_index,
-            world=accelerator.num_processes,
+        data = Views(
+            sources, config, stage, reading.classes, reading.bank,
+            rank=accelerator.process_index, world=accelerator.num_processes,
         )  # fmt: skip
+        before = time.monotonic()
         for samples in _batches(data, run.done, config.steps or 10**9, workers):
+            run.pace.waited += time.monotonic() - before
             yield stage, run.step(samples)
+            before = time.monotonic()
             if run.share >= 1.0 or run.stage != stage:
                 break
 
 
-def _batches(data: Batches, first: int, last: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
+class Views(Dataset[list[tuple[Tensor, ...]]]):
+    """Step -> its samples: those of the stage's crops and, where the config has scenes, those of
+    the tasks that want whole scenes, in a view of a size drawn for the step."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        config: TrainingConfig,
+        stage: Stage,
+        classes: Sequence[str],
+        bank: Mapping[str, Tensor],
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seed, store = config.seed, Pictures()
+
+        def batches(shares: Mapping[str, float], size: int, batch: int, seed: int) -> Batches:
+            return Batches(
+                sources, shares, classes, bank, size=size, batch=batch, seed=seed, rank=rank,
+                world=world, store=store,
+            )  # fmt: skip
+
+        def only(scenes: bool) -> dict[str, float]:
+            known = config.shares.items()
+            return {t: s for t, s in known if t == NO_TASK or RECIPES[t].whole_scene == scenes}
+
+        near = only(False) if config.scenes else config.shares
+        self.near = batches(near, stage.crop, stage.batch, config.seed)
+        # Other draws than the crops'.
+        self.far = [batches(only(True), s, b, config.seed + 1) for s, b in config.scenes]
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, ...]]:
+        if not self.far:
+            return [self.near[step]]
+        chosen = int(stream(self.seed, Stream.VIEWS, step).integers(len(self.far)))
+        return [self.near[step], self.far[chosen][step]]
+
+
+def _batches(data: Views, first: int, last: int, workers: int) -> Iterator[list[Samples]]:
     loader = DataLoader(
         data,
         batch_size=None,
@@ -290,6 +337,18 @@ def _batches(data: Batches, first: int, last: int, workers: int) -> Iterator[tup
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+
+
+def _tell(run: Run, stage: Stage, losses: Mapping[str, Tensor], bar: tqdm[Any]) -> None:
+    """Losses and pace of the last steps: crops that one process learns and makes each second."""
+    values = {name: float(value) for name, value in losses.items()}
+    learned, made = run.pace.tell()
+    bar.set_postfix(
+        {k: f"{v:.4f}" for k, v in values.items()}
+        | {"size": stage.crop, "crops/s": f"{learned:.1f}", "made/s": f"{made:.0f}"}
+    )
+    values |= {"learning_rate": run.rate, "crops_learned": learned, "crops_made": made}
+    run.accelerator.log(values, step=run.done)
 
 
 @torch.no_grad()
@@ -308,7 +367,7 @@ def _report(
             vector = bank[task][int(rng.integers(len(bank[task])))][None]
             batch = torch.from_numpy(degraded).permute(2, 0, 1)[None]
             device = run.accelerator.device
-            restored = run.average(batch.to(device), vector.to(device))[0]
+            restored, _ = run.average((batch.to(device), vector.to(device)))[0]
             result = restored[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
             before.append(psnr(degraded, clean))
             after.append(psnr(result, clean))
