@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import image as pictures
+from . import pictures
 
 Job = tuple[Path, Path]
 """The source and the target of one picture."""

@@ -16,8 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import bounded, checkpoint
-from . import image as pictures
+from . import bounded, checkpoint, pictures
 from .batch import Manifest, Share, plan_files
 from .pipeline import Restorer, best_device
 from .text import NO_TASK, TASKS, Instruction, TransformersEncoder

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from . import __version__, checkpoint
-from . import image as pictures
+from . import __version__, checkpoint, pictures
 from .evaluate import Pictures, Row, confusion
 from .metrics import CONVENTIONS, Pixels, to_8bit
 from .pipeline import Restorer

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from . import image as pictures
+from . import pictures
 from .text import NO_TASK, TASKS
 
 Pixels = npt.NDArray[Any]

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import image as pictures
+from .. import pictures
 from ..text import NO_TASK
 from .datasets import Pair, find_datasets
 from .degradations import ORDER, PAPER, TASKS, Degradation

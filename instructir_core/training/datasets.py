@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..image import READABLE
+from ..pictures import READABLE
 from ..text import NO_TASK, TASKS
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,495 @@
+"""Reading and writing pictures: PNG, JPEG, WebP, TIFF, BMP, JPEG XL, AVIF, OpenEXR and HEIC.
+
+Pixels are the file's own values divided by the largest one (OpenEXR: the light itself), with no
+colour conversion except from CMYK; `colour` converts for the network. Alpha is straight (not
+premultiplied). EXIF orientation is applied; other metadata is carried, as `metadata` says.
+
+Pillow decodes what has 8 bits, OpenImageIO TIFF, JPEG XL, OpenEXR and all of 16 bits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from . import colour, containers, deep
+from .containers import Finding, cut_off
+from .encode import encode, holds_pages
+from .metadata import Metadata, numbers, read_exif
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".jxl": "JPEGXL",
+    ".avif": "AVIF",
+    ".exr": "OPENEXR",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+}
+READABLE = frozenset(FORMATS)
+"""Suffixes, in lower case, of the files that `read` and `write` know."""
+
+MAX_PIXELS = 16384 * 16384
+"""Most pixels `read` accepts; above the 201 million of the largest phone cameras."""
+
+_OTHERS = {
+    b"GIF8": "a GIF", b"8BPS": "a Photoshop file", b"%PDF": "a PDF", b"\0\0\1\0": "an icon",
+    b"<svg": "an SVG drawing", b"<?xm": "an XML file", b"#?RA": "a Radiance HDR",
+    b"\0\0\0\x0cjP": "a JPEG 2000", b"FUJI": "a camera raw file", b"IIRO": "a camera raw file",
+    b"IIU\0": "a camera raw file", b"PK\3\4": "a ZIP archive", b"P6": "a PPM", b"P5": "a PGM",
+    b"P3": "a PPM", b"PF": "a PFM", b"DDS ": "a DDS texture", b"SDPX": "a DPX", b"XPDS": "a DPX",
+}  # fmt: skip
+_pillow_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in memory; `eq=False` because arrays have no single truth value to compare by."""
+
+    pixels: npt.NDArray[np.float32]
+    """(H, W, 3) in [0, 1]; three equal channels where the file is grey."""
+    alpha: npt.NDArray[np.float32] | None = None
+    """(H, W) in [0, 1], straight, or None."""
+    grey: bool = False
+    """The file has one colour channel, and is written back with one."""
+    bits: int = 8
+    """Bits per sample, 8, 16 or (OpenEXR only) 32; files of 9 to 15 bits count as 16."""
+    icc: bytes | None = None
+    """ICC profile to carry to the output."""
+    metadata: Metadata = field(default_factory=Metadata)
+    scene: dict[str, Any] | None = None
+    """The header of an OpenEXR; then pixels are scene-linear, and may lie outside of [0, 1]."""
+    duration: int = 0
+    """Milliseconds that a frame of an animation is shown; 0 for a page."""
+    loop: int = 0
+    """How often an animation is shown; 0: for ever."""
+    notes: tuple[str, ...] = ()
+    """What of the file is not in here, as sentences without a full stop."""
+
+    @property
+    def space(self) -> colour.Space | None:
+        """The colour space of the pixels; None where they are taken for sRGB."""
+        if self.scene is not None:
+            return colour.scene_space(colour.chromaticities_of(self.scene))
+        return colour.space_of_profile(self.icc)
+
+    def for_network(self) -> npt.NDArray[np.float32]:
+        """The pixels as sRGB in [0, 1]."""
+        return colour.for_network(self.pixels, self.space)
+
+    def restored(self, pixels: npt.NDArray[np.float32]) -> Picture:
+        """This picture with what the network made of `for_network`."""
+        return replace(self, pixels=colour.from_network(self.pixels, pixels, self.space))
+
+
+def read(path: str | os.PathLike[str]) -> Picture:
+    """Read the first page of a picture file, told by content, not suffix; see `pages`."""
+    for picture in pages(path):
+        return picture
+    raise AssertionError("pages() gives at least one")
+
+
+def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
+    """Read every page of a TIFF or OpenEXR, every frame of an animation, one at a time.
+
+    16 bits are kept where the format has them. Palettes are expanded. CMYK becomes sRGB, through
+    the file's profile where it has a usable one, and that profile is dropped.
+
+    Raises OSError if the file cannot be opened (FileNotFoundError if it is missing) or does not
+    fit in memory, and ValueError if it holds no complete picture of a supported kind, of 1 to
+    `MAX_PIXELS` pixels, or if a package that it needs is not installed.
+    """
+    data = b""
+    try:
+        data = _read_bytes(Path(path))
+        kind = _kind(data)
+        yield from _pages_of_tiff(path, data) if kind == "TIFF" else _pages(path, data, kind)
+    except Finding as exc:
+        raise ValueError(f"{path}: {exc}") from exc
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(
+            f"{path}: found no such file; expected a picture. Check the path."
+        ) from exc
+    except UnidentifiedImageError as exc:
+        raise ValueError(
+            f"{path}: found content starting with {data[:8]!r}, which is not readable as a "
+            f"picture; expected a complete {_names()} file. Convert it to one of these, or copy "
+            "it again if it should be one."
+        ) from exc
+    except MemoryError as exc:
+        raise OSError(
+            f"{path}: found a picture too large for the free memory; expected one that fits. "
+            "Close other programs or make the picture smaller."
+        ) from exc
+    except Exception as exc:  # decoders raise nearly every type on damaged input
+        if isinstance(exc, OSError) and exc.filename is not None:  # from the file system
+            raise OSError(
+                f"{path}: could not be opened ({exc.strerror}); expected a file that you may "
+                "read. Check the path and its permissions."
+            ) from exc
+        raise ValueError(
+            f"{path}: found a damaged or cut-off picture ({str(exc)[:300]}); expected a complete "
+            "file. Copy or download it again, or repair it by saving it anew in an image editor."
+        ) from exc
+
+
+def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
+    """Write a picture in the format of the path's suffix, replacing a file that is there.
+
+    Values are clipped to [0, 1] (OpenEXR: not) and rounded to the nearest step: 16-bit steps for a
+    16-bit picture in PNG, TIFF or JPEG XL, else 8-bit ones. JPEG, AVIF and HEIC are written at
+    quality 95 without chroma subsampling, the others without loss. A grey picture is written as
+    its luminance in one channel (in WebP, AVIF and HEIC, which have none such, in three equal
+    ones). JPEG and BMP hold no alpha, so there the picture is laid over white.
+
+    The file appears whole or not at all: on any error, one already there is left unchanged.
+    Returns what the format cannot hold, as words.
+
+    Raises ValueError for an unknown suffix, a malformed or non-finite picture, one that the
+    format cannot hold, or a missing package; OSError if the folder cannot be written to.
+    """
+    return write_pages(path, [picture])
+
+
+def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> list[str]:
+    """Write pages or frames, which may come one by one, as `write` does.
+
+    A format without pages gets the first one only.
+    """
+    kind = FORMATS.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path}: found the suffix {Path(path).suffix!r}; expected one of "
+            f"{', '.join(FORMATS)}. Rename the output."
+        )
+    # Replacing a symbolic link would leave the file that it points to as it was.
+    target = Path(os.path.realpath(path))
+    try:
+        if not os.path.isdir(target.parent):
+            raise OSError(
+                f"{path}: found no folder {target.parent}; expected an existing one. Create it "
+                "or choose another."
+            )
+        _need_plugin(kind)
+        data, lost = encode(pictures, kind, target.parent)
+    except Finding as exc:
+        raise ValueError(f"{path}: {exc}") from exc
+    _replace(target, data)
+    return lost
+
+
+def holds_all(path: str | os.PathLike[str], first: Picture) -> bool:
+    """Whether a file of this suffix holds the pages or frames that come after the first one."""
+    return holds_pages(FORMATS[Path(path).suffix.lower()], first)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _names() -> str:
+    return "PNG, JPEG, WebP, TIFF, BMP, JPEG XL, AVIF, OpenEXR or HEIC"
+
+
+def _read_bytes(path: Path) -> bytes:
+    # A pipe would wait for ever, a device never end.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise Finding(
+            "found a pipe, socket or device; expected a file. Save its content to a file first."
+        )
+    data = path.read_bytes()
+    if not data:
+        raise Finding("found an empty file; expected a picture. Copy or export it again.")
+    return data
+
+
+def _kind(data: bytes) -> str:
+    """The format of the content; raises Finding for none of ours."""
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in (b"avif", b"avis"):
+            return "AVIF"
+        return "AVIF" if brand in (b"mif1", b"msf1") and b"av01" in data[:4096] else "HEIF"
+    starts = {
+        b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF",
+        b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\xff\x0a": "JPEGXL",
+        b"\0\0\0\x0cJXL ": "JPEGXL", b"v/1\1": "OPENEXR",
+    }  # fmt: skip
+    for start, kind in starts.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        if int.from_bytes(data[4:8], "little") + 8 > len(data):
+            raise cut_off("the end of the WebP is missing")
+        return "WEBP"
+    for start, name in _OTHERS.items():
+        if data.lower().startswith(start.lower()):
+            raise Finding(f"found {name}; expected a {_names()} file. Convert it to one of these.")
+    raise UnidentifiedImageError
+
+
+def _pages(path: str | os.PathLike[str], data: bytes, kind: str) -> Iterator[Picture]:
+    if kind in ("JPEGXL", "OPENEXR"):
+        found, notes = containers.read_jxl(data) if kind == "JPEGXL" else (Metadata(), [])
+        for page in deep.read(path, data, kind, 0 if kind == "JPEGXL" else None, MAX_PIXELS):
+            # JPEG XL turns its pixels itself, whatever the EXIF in it says.
+            picture = _of_deep(page, found, 1)
+            yield replace(picture, notes=(*picture.notes, *notes))
+        return
+    png, notes, icc = b"", [], None
+    metadata = Metadata()
+    if kind == "PNG":
+        if len(data) >= 24:
+            _check_size(*(int.from_bytes(data[at : at + 4], "big") for at in (16, 20)))
+        png, metadata, icc, notes = containers.read_png(data)
+    for picture in _read_with_pillow(png or data, kind, metadata, icc, path):
+        yield replace(picture, notes=(*picture.notes, *notes))
+
+
+def _read_with_pillow(
+    data: bytes, kind: str, metadata: Metadata, icc: bytes | None, path: str | os.PathLike[str]
+) -> Iterator[Picture]:
+    _need_plugin(kind)
+    with _no_pillow_limit():
+        image = Image.open(io.BytesIO(data), formats=[kind])
+        _check_size(*image.size)
+    with image:
+        depth = data[24] if kind == "PNG" else 8
+        frames = getattr(image, "n_frames", 1)
+        if kind == "JPEG":  # further pictures there are previews and gain maps
+            frames = 1
+        with _no_pillow_limit():
+            image.load()
+        if kind != "PNG":
+            metadata = _metadata_of(image)
+            icc = image.info.get("icc_profile") or None
+        # AVIF and HEIC are turned by the decoder.
+        turned = kind in ("AVIF", "HEIF")
+        orientation = 1 if turned else _orientation(metadata)
+        if depth == 16 and frames == 1:  # Pillow would cut most kinds to 8 bits
+            for page in deep.read(path, data, "PNG", 0, MAX_PIXELS):
+                yield replace(_of_deep(page, metadata, orientation), icc=icc)
+            return
+        if depth < 8 and image.mode == "L" and "transparency" in image.info:
+            # Pillow scales the samples of 2 and 4 bits to 8, but not the transparent value.
+            image.info["transparency"] *= 255 // (2**depth - 1)
+        notes = ("read at 8 bits, where the file has more",) if _is_deeper(data, kind) else ()
+        if depth == 16:
+            notes = ("read at 8 bits, as it is an animation",)
+        for number in range(frames):
+            if number:
+                with _no_pillow_limit():
+                    image.seek(number)
+                    _check_size(*image.size)
+                    image.load()
+            samples, profile = _samples(image, icc)
+            picture = _picture(samples, 255, orientation, profile, metadata)
+            duration = int(image.info.get("duration") or 0) if frames > 1 else 0
+            loop = int(image.info.get("loop") or 0)
+            if frames > 1:
+                picture = replace(picture, duration=max(duration, 1), loop=loop)
+            yield replace(picture, notes=notes)
+
+
+def _samples(image: Image.Image, icc: bytes | None) -> tuple[npt.NDArray[np.uint8], bytes | None]:
+    """The pixels of a loaded frame as (H, W) or (H, W, 2 to 4), and their profile."""
+    if image.mode == "CMYK":
+        return np.asarray(colour.cmyk_to_rgb(image, icc)), None
+    grey = image.mode in ("1", "L", "LA", "La")
+    if not grey and image.mode not in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
+        raise Finding(
+            f"found pixels of kind {image.mode}; expected grey or RGB at 8 or 16 bits, or "
+            "CMYK at 8. Convert the picture to RGB in an image editor."
+        )
+    mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
+    return np.asarray(image.convert(mode)), icc
+
+
+def _metadata_of(image: Image.Image) -> Metadata:
+    """What Pillow found in a JPEG, WebP, BMP, AVIF or HEIC file."""
+    info = image.info
+    exif, xmp, dpi = info.get("exif"), info.get("xmp"), info.get("dpi")
+    if isinstance(dpi, tuple) and not all(0 < float(n) < 1e6 for n in dpi):
+        dpi = None
+    photoshop = info.get("photoshop")
+    iptc = photoshop.get(0x0404) if isinstance(photoshop, dict) else None
+    comment = info.get("comment")
+    return Metadata(
+        exif=read_exif(exif) if isinstance(exif, bytes) else None,
+        xmp=xmp.encode() if isinstance(xmp, str) else xmp,
+        iptc=iptc if isinstance(iptc, bytes) else None,
+        dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) else None,
+        comment=comment if isinstance(comment, bytes) else None,
+    )
+
+
+def _orientation(metadata: Metadata) -> int:
+    tag = metadata.exif.folders[0].get(0x0112) if metadata.exif else None
+    found = numbers(tag, metadata.exif.order) if metadata.exif else []
+    return found[0] if found else 1
+
+
+def _is_deeper(data: bytes, kind: str) -> bool:
+    """Whether an AVIF or HEIC says more than 8 bits (ISO/IEC 23008-12, box ``pixi``)."""
+    at = data.find(b"pixi", 0, 1 << 16) if kind in ("AVIF", "HEIF") else -1
+    return at >= 0 and max(data[at + 9 : at + 10], default=0) > 8
+
+
+def _pages_of_tiff(path: str | os.PathLike[str], data: bytes) -> Iterator[Picture]:
+    found = containers.tiff_pages(data)
+    raw = any(50706 in tags for _, tags, _, _ in found) or data[8:10] == b"CR"
+    if raw:
+        raise Finding(
+            f"found a camera raw file; expected a {_names()} file. Develop it in a raw "
+            "converter and export a TIFF."
+        )
+    left_out = 0
+    given = 0
+    for number, (_, tags, order, big) in enumerate(found):
+        # Bit 0 of NewSubfileType: a smaller version of another page.
+        if given and (numbers(tags.get(254), order) or [0])[0] & 1:
+            left_out += 1
+            continue
+        metadata = containers.read_tiff(data, tags, order, big)
+        orientation = (numbers(tags.get(274), order) or [1])[0]
+        icc = tags[34675].value if 34675 in tags else None
+        for page in deep.read(path, data, "TIFF", number, MAX_PIXELS):
+            yield replace(_of_deep(page, metadata, orientation, icc))
+        given += 1
+
+
+def _of_deep(
+    page: deep.Page, metadata: Metadata, orientation: int, icc: bytes | None = None
+) -> Picture:
+    """A page of OpenImageIO as a Picture."""
+    profile = icc or page.icc
+    samples = page.samples
+    if page.cmyk:
+        image = Image.fromarray(samples, "CMYK")
+        samples, profile = np.asarray(colour.cmyk_to_rgb(image, profile)), None
+    if page.scene is not None:
+        values = samples.astype(np.float32, copy=False)
+        alpha = np.ascontiguousarray(values[..., -1]) if values.shape[2] in (2, 4) else None
+        light = values[..., : values.shape[2] - (alpha is not None)]
+        grey = light.shape[2] == 1
+        light = np.repeat(light, 3, 2) if grey else np.ascontiguousarray(light)
+        if alpha is not None:  # OpenEXR is premultiplied
+            np.divide(light, alpha[..., None], out=light, where=alpha[..., None] > 0)
+            alpha = np.clip(alpha, 0, 1)
+        return Picture(light, alpha, grey, page.bits, scene=page.scene, notes=page.notes)
+    peak = 255 if samples.dtype == np.uint8 else 65535
+    picture = _picture(samples, peak, orientation, profile, metadata)
+    if page.premultiplied and picture.alpha is not None:  # where alpha is 0 there is no colour
+        alpha = picture.alpha[..., None]
+        np.divide(picture.pixels, alpha, out=picture.pixels, where=alpha > 0)
+        np.clip(picture.pixels, 0, 1, out=picture.pixels)
+    return replace(picture, notes=page.notes)
+
+
+def _picture(
+    samples: npt.NDArray[Any], peak: int, orientation: int, icc: bytes | None, metadata: Metadata
+) -> Picture:
+    """Make a Picture of unsigned samples, (H, W) or (H, W, 1 to 4), the last even one alpha."""
+    samples = _orient(samples.reshape(*samples.shape[:2], -1), orientation)
+    channels = samples.shape[2]
+    scale = np.float32(peak)
+    colours, alpha = samples, None
+    if channels in (2, 4):
+        colours = samples[..., :-1]
+        alpha = np.divide(samples[..., -1], scale, dtype=np.float32, order="C")
+    pixels = np.divide(colours, scale, dtype=np.float32, order="C")
+    if channels < 3:
+        pixels = np.repeat(pixels, 3, axis=2)
+    height, width = pixels.shape[:2]
+    metadata = metadata.renewed(width, height)
+    return Picture(pixels, alpha, channels < 3, 16 if peak > 255 else 8, icc, metadata)
+
+
+def _orient(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    if orientation not in range(2, 9):  # cameras also write 0 and worse
+        return samples
+    if orientation > 4:
+        samples = samples.swapaxes(0, 1)
+    rows, columns = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return samples[::rows, ::columns]
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise Finding(
+            f"found a header that says {width} x {height} pixels; expected 1 to {MAX_PIXELS} "
+            "pixels. Copy the file again if that is not its size, or make the picture smaller."
+        )
+
+
+@contextmanager
+def _no_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's limit, half of which warns, for one read; `_check_size` takes its place.
+
+    The limit is a global of Pillow, hence the lock.
+    """
+    with _pillow_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _need_plugin(kind: str) -> None:
+    if kind == "HEIF":
+        try:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        except ImportError as exc:
+            raise Finding(
+                f"found a HEIC picture, which needs the package pillow-heif ({exc}). Install it "
+                'with: pip install "instructir[heic]"'
+            ) from exc
+    if kind == "AVIF":
+        Image.init()
+        if kind not in Image.OPEN:
+            raise Finding(
+                "found an AVIF picture, which needs Pillow 11.3 or newer. Update it with: pip "
+                "install --upgrade pillow"
+            )
+
+
+def _replace(target: Path, data: bytes) -> None:
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:  # unlike tempfile's, with the user's usual mode
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException as exc:
+        with suppress(OSError):
+            temporary.unlink()
+        if not isinstance(exc, OSError):
+            raise
+        raise OSError(
+            f"{target}: could not be written in the folder {target.parent} "
+            f"({exc.strerror or exc}); expected a folder that you may write to, with "
+            f"{len(data)} bytes free. Change its permissions, free space or choose another."
+        ) from exc
