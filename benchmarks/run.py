@@ -166,9 +166,9 @@ def job_precision(options: argparse.Namespace) -> dict[str, Any]:
     """Largest and mean error, in 8-bit steps, of the bundled model in half precision."""
     import torch
 
-    from instructir_core import Restorer, image
+    from instructir_core import Restorer, pictures
 
-    pixels = image.read(ROOT / "example_workflows" / "inputs" / "noisy.png").pixels
+    pixels = pictures.read(ROOT / "example_workflows" / "inputs" / "noisy.png").pixels
     picture = torch.from_numpy(pixels)
     exact = Restorer.from_pretrained("mini", device=options.device)
     instruction = exact.encode("remove the noise")

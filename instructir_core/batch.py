@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from . import pictures
+from .files import append_line
 
 Job = tuple[Path, Path]
 """The source and the target of one picture."""
@@ -196,18 +197,9 @@ class Manifest:
             line |= self._files(source, target)
         except OSError:  # of a failure, whatever is there
             line |= {"source": str(source.absolute()), "target": self._name(target)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            # A killed run may have left half a line; this one must not be appended to it.
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            # surrogatepass: file names need not be UTF-8, and are read back as they were.
-            text = json.dumps(line, ensure_ascii=False)
-            file.write(text.encode("utf-8", "surrogatepass") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # surrogatepass: file names need not be UTF-8, and are read back as they were.
+        text = json.dumps(line, ensure_ascii=False)
+        append_line(self.path, text.encode("utf-8", "surrogatepass"))
 
     def _files(self, source: Path, target: Path) -> dict[str, Any]:
         before, after = source.stat(), target.stat()

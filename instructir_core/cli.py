@@ -16,13 +16,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import bounded, checkpoint, pictures
+from . import bounded, checkpoint, official, pictures
 from .batch import Manifest, Share, plan_files
+from .files import sha256
 from .pipeline import Restorer, best_device
-from .text import NO_TASK, TASKS, Instruction, TransformersEncoder
+from .tasks import CLASSES
+from .text import Instruction, TransformersEncoder
 
 if TYPE_CHECKING:
-    from .testsets import ImageSet
+    from .evaluation.sets import ImageSet
 
 _FAILURES = (OSError, ValueError)
 
@@ -245,12 +247,10 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
             f"{options.output}: found one file; expected a folder for the pictures and their "
             "manifest. Leave the suffix out."
         )
-    named = {"mini": checkpoint.MINI, "7d": checkpoint.default_folder() / checkpoint.OFFICIAL_NAME}
-    weights = named[options.model] if options.model in named else Path(options.model)
     settings = {
         "instructions": options.instruction,
-        "weights_sha256": checkpoint.sha256(weights),
-        "head_sha256": checkpoint.sha256(options.head) if options.head else None,
+        "weights_sha256": sha256(official.named_path(options.model)),
+        "head_sha256": sha256(options.head) if options.head else None,
         "text_encoder": str(options.text_encoder.absolute()) if options.text_encoder else None,
         "strength": options.strength,
         "tile_size": options.tile_size,
@@ -328,10 +328,10 @@ def _write_sheet(
 
 
 def _list(_: argparse.Namespace) -> int:
-    size = checkpoint.MINI.stat().st_size / 1e6 if checkpoint.MINI.is_file() else 0.0
-    print(f"mini  bundled, {size:.1f} MB, seven tasks and none: {checkpoint.MINI}")
-    folder = checkpoint.default_folder()
-    there = checkpoint.official_is_here()
+    size = official.MINI_FILE.stat().st_size / 1e6 if official.MINI_FILE.is_file() else 0.0
+    print(f"mini  bundled, {size:.1f} MB, seven tasks and none: {official.MINI_FILE}")
+    folder = official.default_folder()
+    there = official.official_is_here()
     state = f"in {folder}" if there else "not downloaded; run: instructir models download 7d"
     print(f"7d    official (ECCV 2024), 63 MB and a 35 MB sentence encoder: {state}")
     return 0
@@ -344,21 +344,21 @@ def _download(_: argparse.Namespace) -> int:
             bar.total, bar.n = total, done
             bar.refresh()
 
-        path = checkpoint.fetch_official(progress=report)
+        path = official.fetch_official(progress=report)
     print(path)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
     path = checkpoint.convert(options.network, options.out, options.head, options.half)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {checkpoint.sha256(path)}")
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
-    if options.model == "7d" and not checkpoint.official_is_here():
+    if options.model == "7d" and not official.official_is_here():
         raise OSError("7d: not on this computer. Run: instructir models download 7d")
-    loaded = checkpoint.load_named(options.model)
+    loaded = official.load_named(options.model)
     assert loaded.network is not None
     parameters = sum(p.numel() for p in loaded.network.parameters())
     print(f"model         {loaded.name}")
@@ -383,21 +383,21 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from .evaluate import read_sentences
-    from .training import instructions as sentences
+    from .evaluation.experiments import read_sentences
+    from .training.corpus import card, load_corpus, write_tsv
 
     excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    corpus = sentences.load_corpus(options.seed, excluded=excluded)
-    sentences.write_tsv(options.out, corpus)
-    print(sentences.card(corpus))
+    corpus = load_corpus(options.seed, excluded=excluded)
+    write_tsv(options.out, corpus)
+    print(card(corpus))
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .evaluate import read_sentences
+    from .evaluation.experiments import read_sentences
 
     try:
-        from .training.dataset import collect_sources
+        from .training.samples import collect_sources
         from .training.trainer import PRESETS, train
     except ImportError as exc:
         raise ValueError(
@@ -415,7 +415,7 @@ def _train(options: argparse.Namespace) -> int:
     training, held = collect_sources(
         list(config.shares), options.photos, options.data, options.skip
     )
-    init = checkpoint.load_named(options.init, options.head) if options.init else None
+    init = official.load_named(options.init, options.head) if options.init else None
     encoder = None
     if options.text_encoder is not None:
         encoder = TransformersEncoder(options.text_encoder)
@@ -430,7 +430,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _datasets(options: argparse.Namespace) -> int:
-    from .training.datasets import DATASETS, find_datasets
+    from .training.published_sets import DATASETS, find_datasets
 
     found = find_datasets(options.root)
     for collection in found.values():
@@ -469,7 +469,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _contact_sheet(options: argparse.Namespace) -> int:
-    from .training.degradations import contact_sheet
+    from .training.recipes import contact_sheet
 
     photo = pictures.read(options.photo).pixels
     y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
@@ -480,7 +480,8 @@ def _contact_sheet(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from . import evaluate, metrics, report, testsets
+    from .evaluation import experiments, metrics, report
+    from .evaluation import sets as test_sets
 
     limit, size, phrasings = options.limit, options.size, options.phrasings
     for name, value, least in (("limit", limit, 1), ("size", size, 1), ("phrasings", phrasings, 0)):
@@ -488,8 +489,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
     # Everything that can be wrong is looked at before anything that takes long.
     sets, chains = _test_sets(options)
-    unchanged = testsets.files(options.identity) if options.identity else []
-    given = evaluate.read_test_sentences(options.sentences) if options.sentences else []
+    unchanged = test_sets.files(options.identity) if options.identity else []
+    given = experiments.read_test_sentences(options.sentences) if options.sentences else []
     if not (sets or chains or unchanged or given):
         raise ValueError(
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
@@ -497,46 +498,47 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     sentences = given
     if not given and (phrasings or unchanged):
-        from .training.instructions import load_corpus
+        from .training.corpus import load_corpus
 
         sentences = [
-            evaluate.Sentence(s.task, s.speaker, s.text) for s in load_corpus(split="test")
+            experiments.LabelledSentence(s.task, s.speaker, s.text)
+            for s in load_corpus(split="test")
         ]
-    count = phrasings or (evaluate.IDENTITY_SENTENCES if unchanged else 0)
+    count = phrasings or (experiments.IDENTITY_SENTENCES if unchanged else 0)
     asked = {images.task for images in sets if phrasings and images.sentence is None}
-    for task in (*TASKS, NO_TASK) if unchanged else asked:
-        evaluate.phrasings(sentences, task, count, task)
+    for task in CLASSES if unchanged else asked:
+        experiments.phrasings(sentences, task, count, task)
     restorer = _load(options)
     lpips = metrics.lpips(restorer.device) if options.lpips else None
     source = report.provenance(
-        restorer, checkpoint.named_path(options.model), limit=limit, size=size, phrasings=phrasings
+        restorer, official.named_path(options.model), limit=limit, size=size, phrasings=phrasings
     )
     found = report.Report(options.out, source)
 
-    for row in evaluate.read_all(restorer, given):
+    for row in experiments.read_all(restorer, given):
         found.add([row])
         if row["task"] != row["read_as"]:
             print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     if sets:
         print(report.SCORE_HEADER)
     for images in sets:
-        rows: list[evaluate.Row] = []
-        for row, shown in evaluate.score(restorer, images, limit, lpips):
+        rows: list[experiments.Row] = []
+        for row, shown in experiments.score(restorer, images, limit, lpips):
             found.show(images.name, shown, len(rows), min(images.count, limit or images.count))
             rows.append(row)
         found.add(rows)
         print(report.score_line(report.summarise_scores(rows)), flush=True)
         if phrasings and images.sentence is None:
-            found.add(evaluate.wording(restorer, images, sentences, phrasings, limit))
+            found.add(experiments.wording(restorer, images, sentences, phrasings, limit))
         found.save()
     for paths, composition in chains:
-        links = evaluate.chain(restorer, paths, composition, size, limit)
+        links = experiments.chain(restorer, paths, composition, size, limit)
         for index, (steps, shown) in enumerate(links):
             found.show(steps[0]["set"], shown, index, min(len(paths), limit or len(paths)))
             found.add(steps)
         found.save()
     if unchanged:
-        found.add(evaluate.identity(restorer, unchanged, sentences, count, size, limit))
+        found.add(experiments.identity(restorer, unchanged, sentences, count, size, limit))
     found.save()
     if text := report.tables(report.summarise(found.rows)):
         print(f"\n{text}" if sets else text)
@@ -547,29 +549,29 @@ def _test_sets(
     options: argparse.Namespace,
 ) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
     """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
-    from . import testsets
+    from .evaluation import sets as test_sets
 
     sets: list[ImageSet] = []
     chains = []
     if options.suite:
-        sets, notes = testsets.find_suite(options.suite)
+        sets, notes = test_sets.find_suite(options.suite)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     for task, inputs, targets in options.pairs:
         folders = [(Path(inputs), Path(targets))]
-        sets.append(testsets.paired(f"{Path(inputs).parent.name} {task}", task, folders))
+        sets.append(test_sets.paired(f"{Path(inputs).parent.name} {task}", task, folders))
     for folder, *recipes in options.clean:
         if not recipes:
             raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
         for recipe in recipes:
             if "+" in recipe:
                 for part in recipe.split("+"):
-                    testsets.parse_recipe(part)
-                chains.append((testsets.files(Path(folder)), recipe))
+                    test_sets.parse_recipe(part)
+                chains.append((test_sets.files(Path(folder)), recipe))
             else:
-                sets.append(testsets.synthetic(Path(folder), recipe, size=options.size))
+                sets.append(test_sets.synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
-        sets += testsets.held_out(options.held_out, options.skip)
+        sets += test_sets.held_out(options.held_out, options.skip)
     names = [s.name for s in sets] + [f"{paths[0].parent.name} {text}" for paths, text in chains]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

@@ -12,11 +12,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import secrets
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from . import colour, containers, deep
 from .containers import Finding, cut_off
 from .encode import encode, holds_pages
+from .files import write_atomically
 from .metadata import Metadata, numbers, read_exif
 
 FORMATS = {
@@ -194,7 +193,7 @@ def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> li
         data, lost = encode(pictures, kind, target.parent)
     except Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
-    _replace(target, data)
+    write_atomically(target, data)
     return lost
 
 
@@ -362,18 +361,17 @@ def _pages_of_tiff(path: str | os.PathLike[str], data: bytes) -> Iterator[Pictur
             f"found a camera raw file; expected a {_names()} file. Develop it in a raw "
             "converter and export a TIFF."
         )
-    left_out = 0
     given = 0
     for number, (_, tags, order, big) in enumerate(found):
         # Bit 0 of NewSubfileType: a smaller version of another page.
         if given and (numbers(tags.get(254), order) or [0])[0] & 1:
-            left_out += 1
             continue
+        _check_size(*((numbers(tags.get(tag), order) or [0])[0] for tag in (256, 257)))
         metadata = containers.read_tiff(data, tags, order, big)
         orientation = (numbers(tags.get(274), order) or [1])[0]
         icc = tags[34675].value if 34675 in tags else None
         for page in deep.read(path, data, "TIFF", number, MAX_PIXELS):
-            yield replace(_of_deep(page, metadata, orientation, icc))
+            yield _of_deep(page, metadata, orientation, icc)
         given += 1
 
 
@@ -471,25 +469,3 @@ def _need_plugin(kind: str) -> None:
                 "found an AVIF picture, which needs Pillow 11.3 or newer. Update it with: pip "
                 "install --upgrade pillow"
             )
-
-
-def _replace(target: Path, data: bytes) -> None:
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:  # unlike tempfile's, with the user's usual mode
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException as exc:
-        with suppress(OSError):
-            temporary.unlink()
-        if not isinstance(exc, OSError):
-            raise
-        raise OSError(
-            f"{target}: could not be written in the folder {target.parent} "
-            f"({exc.strerror or exc}); expected a folder that you may write to, with "
-            f"{len(data)} bytes free. Change its permissions, free space or choose another."
-        ) from exc

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import bounded, checkpoint
+from . import bounded
 from .model import InstructIR
+from .official import load_named
 from .text import Instruction, InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
@@ -56,7 +57,7 @@ class Restorer:
         there is one; ``dtype`` None is float32. Raises OSError or ValueError, naming the file
         and the remedy.
         """
-        loaded = checkpoint.load_named(model, head, text_encoder, folder, progress)
+        loaded = load_named(model, head, text_encoder, folder, progress)
         assert loaded.network is not None
         reader = None
         if loaded.head is not None and loaded.text_encoder is not None:

@@ -18,7 +18,7 @@ from comfy_api.latest import io
 
 from ..instructir_core import Restorer
 from ..instructir_core.bounded import Plan
-from ..instructir_core.checkpoint import ENCODER_FOLDER, OFFICIAL_NAME
+from ..instructir_core.official import ENCODER_FOLDER, OFFICIAL_NAME
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from tiny_model import CLASSES, TINY, tiny_parts
 
 from instructir_core import checkpoint
-from instructir_core.training.dataset import collect_sources
+from instructir_core.training.samples import collect_sources
 from instructir_core.training.trainer import PRESETS, train
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ corpus, never by a task number. Devices, processes and mixed precision are Accel
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,13 +28,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..metrics import psnr
+from ..evaluation.metrics import psnr
+from ..files import write_atomically
 from ..model import InstructIR, NetworkConfig
-from ..text import NO_TASK, HashedEncoder, InstructionHead, TextEncoder
-from .dataset import Batches, Pictures, Source, draw_pair
-from .degradations import TASKS
-from .instructions import CLASSES, SPLITS, Sentence, load_corpus, vary
-from .sentences import encode_all, refit_classes, train_sentences
+from ..tasks import CLASSES, NO_TASK, OFFICIAL_TASKS
+from ..text import HashedEncoder, InstructionHead, TextEncoder
+from .corpus import SPLITS, Sentence, load_corpus, vary
+from .samples import Batches, Pictures, Source, draw_pair
+from .sentence_training import encode_all, refit_classes, train_sentences
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class TrainingConfig:
     """Steps between saves."""
 
 
-MINI = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
+MINI_NETWORK = NetworkConfig(16, (1, 1, 2, 2), 2, (1, 1, 1, 1))
 """The bundled model's network, 2.2 M parameters."""
 
 # Shares, weight decay and warm-up are not published. 155,000 steps are 500 passes over the pairs
@@ -82,14 +83,14 @@ PRESETS: dict[str, TrainingConfig] = {
         steps=30_000,
         learning_rate=1e-4,
     ),
-    "7d": TrainingConfig(dict.fromkeys(TASKS, 1.0)),
+    "7d": TrainingConfig(dict.fromkeys(OFFICIAL_TASKS, 1.0)),
     "mini": TrainingConfig(
         # The tasks whose error falls slowest get the most.
         {
             "noise": 0.36, "blur": 0.14, "rain": 0.10, "haze": 0.08, "lol": 0.07, "sr": 0.13,
             "en": 0.06, NO_TASK: 0.06,
         },
-        network=MINI,
+        network=MINI_NETWORK,
         steps=None,
         minutes=120.0,
         # Small crops first are fast, large ones at the end show blur and haze whole.
@@ -409,7 +410,7 @@ class Run:
         """Write the state whole or not at all; by the first process alone."""
         if not self.accelerator.is_main_process:
             return
-        temporary = path.with_suffix(".tmp")
+        content = io.BytesIO()
         torch.save(
             {
                 "config": asdict(self.config),
@@ -417,9 +418,9 @@ class Run:
                 "seconds": self.seconds,
                 **{name: part.state_dict() for name, part in self._parts().items()},
             },
-            temporary,
+            content,
         )
-        os.replace(temporary, path)
+        write_atomically(path, content.getvalue())
 
     def load(self, path: Path) -> None:
         """Continue a saved run; raises ``ValueError`` when it was of another config."""

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from . import pictures
-from .text import NO_TASK, TASKS
+from .. import pictures
+from ..tasks import NO_TASK, TASKS
 
 Pixels = npt.NDArray[Any]
-Recipe = Callable[[Pixels, str], Pixels]
+Degrade = Callable[[Pixels, str], Pixels]
 """A clean (H, W, 3) float32 image in [0, 1] and its name -> the same shape, degraded."""
 
 SIGMAS = (15, 25, 50)
@@ -116,7 +116,7 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
 def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
     """What training holds out of a folder of photos: a set for each task, and clean pictures with
     a sentence that asks for nothing."""
-    from .training.dataset import held_out_pairs, photo_files, split_held_out
+    from ..training.samples import held_out_pairs, photo_files, split_held_out
 
     held = split_held_out(photo_files(photos, skip))[1]
 
@@ -185,11 +185,11 @@ def _cropped(path: Path, name: str, degraded: Pixels, clean: Pixels) -> Pair:
 # --- recipes -----------------------------------------------------------------------------------
 
 
-def parse_recipe(text: str) -> tuple[str, Recipe]:
+def parse_recipe(text: str) -> tuple[str, Degrade]:
     """The task and the degradation of "noise25", "sr4", or a task's name ("haze").
 
     "noiseS" is the paper's noise of sigma S, "srF" its bicubic down-sampling by F; a task's name
-    is that of `training.degradations`, drawn from the picture's name so that no other picture
+    is its of `training.recipes`, drawn from the picture's name so that no other picture
     changes it. Raises ValueError for anything else.
     """
     match = re.fullmatch(r"(noise|sr)(\d+)", text)
@@ -203,7 +203,7 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
             f"(sr4), or one of {', '.join(TASKS)}. Choose one of these."
         )
     try:
-        from .training.degradations import TASKS as degradations  # needs SciPy
+        from ..training.recipes import RECIPES  # needs SciPy
     except ImportError as exc:
         raise ValueError(
             f"The recipe {text!r} needs a package that is not installed ({exc}). Install the "
@@ -212,7 +212,7 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
 
     def degrade(clean: Pixels, name: str) -> Pixels:
         rng = np.random.default_rng((zlib.crc32(text.encode()), zlib.crc32(name.encode())))
-        return degradations[text](np.ascontiguousarray(clean, np.float32), rng)
+        return RECIPES[text].degrade(np.ascontiguousarray(clean, np.float32), rng)
 
     return text, degrade
 

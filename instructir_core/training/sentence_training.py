@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..tasks import CLASSES, NO_TASK
 from ..text import (
-    NO_TASK,
     HashedEncoder,
     HashedEncoderConfig,
     InstructionHead,
@@ -27,7 +27,7 @@ from ..text import (
     TransformersEncoder,
     tokenize,
 )
-from .instructions import CLASSES, Sentence, join, vary
+from .corpus import Sentence, join, vary
 
 log = logging.getLogger(__name__)
 

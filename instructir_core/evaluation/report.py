@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from . import __version__, checkpoint, pictures
-from .evaluate import Pictures, Row, confusion
+from .. import __version__, pictures
+from ..files import sha256, write_atomically
+from ..pipeline import Restorer
+from .experiments import Captioned, Row, confusion
 from .metrics import CONVENTIONS, Pixels, to_8bit
-from .pipeline import Restorer
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
-from .testsets import published_images
+from .sets import published_images
 
 Summary = dict[str, Any]
 
@@ -269,7 +270,7 @@ class Report:
     def __init__(self, folder: Path | None, provenance: Mapping[str, Any]) -> None:
         self.folder, self.provenance = folder, dict(provenance)
         self.rows: list[Row] = []
-        self.sheets: dict[str, list[Pictures]] = {}
+        self.sheets: dict[str, list[Captioned]] = {}
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +285,7 @@ class Report:
         """Keep rows."""
         self.rows += rows
 
-    def show(self, name: str, shown: Pictures, index: int, count: int) -> None:
+    def show(self, name: str, shown: Captioned, index: int, count: int) -> None:
         """Keep small copies for the sheet of a set if this is one of its evenly spread rows."""
         sheet = self.sheets.setdefault(name, [])
         if self.folder and len(sheet) < SHEET_ROWS and index % max(1, count // SHEET_ROWS) == 0:
@@ -299,7 +300,7 @@ class Report:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        checkpoint.write_atomically(self.folder / "results.csv", text.getvalue().encode())
+        write_atomically(self.folder / "results.csv", text.getvalue().encode())
         result = {
             "provenance": self.provenance,
             "conventions": CONVENTIONS,
@@ -307,7 +308,7 @@ class Report:
             "rows": self.rows,
         }
         content = json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False)
-        checkpoint.write_atomically(self.folder / "results.json", content.encode())
+        write_atomically(self.folder / "results.json", content.encode())
         for name, rows in self.sheets.items():
             if rows:
                 slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -319,7 +320,7 @@ SHEET_ROWS = 4
 _SHEET_WIDTH = 480
 
 
-def draw_sheet(title: str, rows: Sequence[Pictures]) -> Pixels:
+def draw_sheet(title: str, rows: Sequence[Captioned]) -> Pixels:
     """A row of pictures for each entry, each under its caption -> (H, W, 3) uint8."""
     font, gap, line = ImageFont.load_default(18), 8, 28
     columns = max(len(row) for row in rows)
@@ -368,7 +369,7 @@ def provenance(restorer: Restorer, weights: Path, **settings: Any) -> dict[str, 
     return {
         "model": restorer.name,
         "file": weights.name,
-        "sha256": checkpoint.sha256(weights),
+        "sha256": sha256(weights),
         "tasks": list(restorer.reader.tasks) if restorer.reader else [],
         "device": device,
         "dtype": str(restorer.dtype).removeprefix("torch."),

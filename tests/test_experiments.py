@@ -15,13 +15,16 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_model import CLASSES
 
-from instructir_core import Restorer, checkpoint, evaluate, report, testsets
+from instructir_core import Restorer, files
 from instructir_core.cli import main
-from instructir_core.evaluate import Sentence
-from instructir_core.published import PUBLISHED
-from instructir_core.text import TASKS
+from instructir_core.evaluation import experiments, report, sets
+from instructir_core.evaluation.experiments import LabelledSentence
+from instructir_core.evaluation.published import PUBLISHED
+from instructir_core.tasks import TASKS
 
-SENTENCES = [Sentence(t, "adult", f"{t} {word}") for t in CLASSES for word in ("a", "b", "c", "d")]
+SENTENCES = [
+    LabelledSentence(t, "adult", f"{t} {word}") for t in CLASSES for word in ("a", "b", "c", "d")
+]
 
 
 @pytest.fixture
@@ -46,11 +49,11 @@ def plain(restorer: Restorer, pixels: np.ndarray, text: str) -> np.ndarray:
 
 
 def test_score(restorer: Restorer, photos: Path) -> None:
-    images = testsets.synthetic(photos, "noise25")
-    found = [row for row, _ in evaluate.score(restorer, images)]
+    images = sets.synthetic(photos, "noise25")
+    found = [row for row, _ in experiments.score(restorer, images)]
     assert [row["image"] for row in found] == ["a", "b", "c"]
     for row, pair in zip(found, images, strict=True):
-        result = plain(restorer, pair.degraded, evaluate.PROMPTS["noise"])
+        result = plain(restorer, pair.degraded, TASKS["noise"].prompt)
         assert result.max() > 1 or result.min() < 0  # so that clamping would show
         expected = peak_signal_noise_ratio(pair.clean, result, data_range=1)
         assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
@@ -63,16 +66,20 @@ def test_score(restorer: Restorer, photos: Path) -> None:
         assert row["restored_ssim_8bit"] == pytest.approx(expected, abs=1e-4)
         expected = peak_signal_noise_ratio(pair.clean, pair.degraded, data_range=1)
         assert row["input_psnr_float"] == pytest.approx(expected, abs=1e-4)
-        assert (row["height"], row["width"], row["sentence"]) == (32, 48, evaluate.PROMPTS["noise"])
-    assert len(list(evaluate.score(restorer, images, limit=2))) == 2
-    again = [row for row, _ in evaluate.score(restorer, images, lpips=lambda result, target: 0.25)]
+        assert (row["height"], row["width"], row["sentence"]) == (32, 48, TASKS["noise"].prompt)
+    assert len(list(experiments.score(restorer, images, limit=2))) == 2
+    again = [
+        row for row, _ in experiments.score(restorer, images, lpips=lambda result, target: 0.25)
+    ]
     assert [{**row, "restored_lpips": 0.25, "input_lpips": 0.25} for row in found] == again
 
 
 def test_wording(restorer: Restorer, photos: Path) -> None:
-    images = testsets.synthetic(photos, "noise25")
-    rows = list(evaluate.wording(restorer, images, SENTENCES, count=3))
-    assert len(rows) == 9 and rows == list(evaluate.wording(restorer, images, SENTENCES, count=3))
+    images = sets.synthetic(photos, "noise25")
+    rows = list(experiments.wording(restorer, images, SENTENCES, count=3))
+    assert len(rows) == 9 and rows == list(
+        experiments.wording(restorer, images, SENTENCES, count=3)
+    )
     used = [{row["sentence"] for row in rows if row["image"] == name} for name in "abc"]
     assert all(len(texts) == 3 and texts < {s.text for s in SENTENCES[:4]} for texts in used)
     first = next(iter(images))
@@ -86,12 +93,12 @@ def test_wording(restorer: Restorer, photos: Path) -> None:
     assert summary["psnr_float_std"] == pytest.approx(values.std(axis=1).mean())
     assert summary["psnr_float_worst"] == pytest.approx(values.min(axis=1).mean())
     with pytest.raises(ValueError, match="Found 4 sentences for 'noise'; expected 5"):
-        list(evaluate.wording(restorer, images, SENTENCES, count=5))
+        list(experiments.wording(restorer, images, SENTENCES, count=5))
 
 
 def test_identity(restorer: Restorer, photos: Path) -> None:
-    paths = testsets.files(photos)
-    rows = list(evaluate.identity(restorer, paths, SENTENCES, count=2, size=24, limit=2))
+    paths = sets.files(photos)
+    rows = list(experiments.identity(restorer, paths, SENTENCES, count=2, size=24, limit=2))
     assert len(rows) == 2 * 2 * (1 + len(TASKS) + len(TASKS))
     kinds = {row["set"] for row in rows}
     assert {"clean, asked none", "rain degraded, asked none", "clean, asked rain"} < kinds
@@ -103,14 +110,14 @@ def test_identity(restorer: Restorer, photos: Path) -> None:
 
 
 def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Path) -> None:
-    paths = testsets.files(photos)[:1]
-    ((rows, shown),) = evaluate.chain(restorer, paths, "sr2+noise25")
+    paths = sets.files(photos)[:1]
+    ((rows, shown),) = experiments.chain(restorer, paths, "sr2+noise25")
     assert [(row["link"], row.get("task")) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
     clean = np.asarray(Image.open(photos / "a.png"))[1:33, 1:49].astype(np.float32) / 255
-    small = testsets.down_up(clean, 2)
-    degraded = testsets.paper_noise(small, 25).astype(np.float32)
+    small = sets.down_up(clean, 2)
+    degraded = sets.paper_noise(small, 25).astype(np.float32)
     np.testing.assert_allclose(shown[0][1], degraded, atol=1e-6)
-    steps = [restorer.encode(evaluate.PROMPTS[t]) for t in ("noise", "sr")]
+    steps = [restorer.encode(TASKS[t].prompt) for t in ("noise", "sr")]
     expected = restorer.restore(torch.from_numpy(degraded), steps).numpy()
     np.testing.assert_allclose(shown[2][1], expected, atol=1e-4)
     for row, stage in ((rows[0], degraded), (rows[2], expected)):
@@ -124,19 +131,19 @@ def test_sentences(restorer: Restorer, tmp_path: Path) -> None:
     task = restorer.encode("abc").task
     other = next(t for t in TASKS if t != task)
     path.write_text(f"# note\n\n{task}\tadult\tabc\n{other}\tchild\tabc\n{task}\tabc d\n", "utf-8")
-    rows = evaluate.read_sentences(path)
+    rows = experiments.read_sentences(path)
     assert rows == [(task, "abc"), (other, "abc"), (task, "abc d")]
-    assert (other, task, "abc") in evaluate.misread(restorer, rows)
-    sentences = evaluate.read_test_sentences(path)
+    assert (other, task, "abc") in experiments.misread(restorer, rows)
+    sentences = experiments.read_test_sentences(path)
     assert [s.speaker for s in sentences] == ["adult", "child", ""]
-    read = list(evaluate.read_all(restorer, sentences[:2]))
-    classes, counts = evaluate.confusion(read)
+    read = list(experiments.read_all(restorer, sentences[:2]))
+    classes, counts = experiments.confusion(read)
     assert classes == list(CLASSES) and counts.sum() == 2
     assert counts[classes.index(task), classes.index(task)] == 1
     assert counts[classes.index(other), classes.index(task)] == 1
     assert report.summarise(read)["sentences"]["speakers"] == {"adult": 1.0, "child": 0.0}
     with pytest.raises(ValueError, match="'fog' for 'x'; expected one of noise"):
-        list(evaluate.read_all(restorer, [Sentence("fog", "", "x")]))
+        list(experiments.read_all(restorer, [LabelledSentence("fog", "", "x")]))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ def test_bad_sentence_files(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "s.tsv"
     path.write_text(content, "utf-8")
     with pytest.raises(ValueError, match=said):
-        evaluate.read_sentences(path)
+        experiments.read_sentences(path)
 
 
 # --- tables and files --------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def test_published_scores_have_the_published_averages(
     assert np.mean([s for _, s in scores]) == pytest.approx(ssim, abs=0.0011)
 
 
-def score_row(name: str, psnr: float, ssim: float) -> evaluate.Row:
+def score_row(name: str, psnr: float, ssim: float) -> experiments.Row:
     kinds = [f"{m}_{k}" for k in ("float", "8bit", "y", "y_swapped") for m in ("psnr", "ssim")]
     row = {"test": "score", "set": name, "task": "noise", "image": "1"}
     row |= {f"input_{kind}": 20.0 for kind in kinds}
@@ -255,7 +262,7 @@ def test_everything_with_one_command(
              "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
-    assert content["provenance"]["sha256"] == checkpoint.sha256(weights)
+    assert content["provenance"]["sha256"] == files.sha256(weights)
     assert content["provenance"]["settings"] == {"limit": 2, "size": 32, "phrasings": 2}
     assert [s["images"] for s in content["summary"]["score"]] == [2, 2, 2, 1, 2]
     with open(out / "results.csv", encoding="utf-8", newline="") as file:

@@ -17,31 +17,22 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from . import bounded
+from .. import bounded
+from ..pipeline import Restorer
+from ..tasks import CLASSES, NO_TASK, TASKS
+from ..text import Instruction
 from .metrics import Pixels, measure, psnr, to_8bit
-from .pipeline import Restorer
-from .testsets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
-from .text import NO_TASK, TASKS, Instruction
+from .sets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
 
 Row = dict[str, Any]
-Pictures = list[tuple[str, Pixels]]
+Captioned = list[tuple[str, Pixels]]
 """Captions and (H, W, 3) pictures to look at beside a row."""
 
-PROMPTS = {
-    "noise": "remove the noise from this photo",
-    "blur": "this photo is blurry, make it sharp",
-    "rain": "remove the rain from this photo",
-    "haze": "remove the haze from this photo",
-    "lol": "this photo is too dark, brighten it",
-    "sr": "increase the resolution of this photo",
-    "en": "improve the colours of this photo",
-}
-"""The sentence used for each task wherever a score needs one."""
 IDENTITY_SENTENCES = 3
 """Sentences of each kind that `identity` takes unless told otherwise."""
 
 
-class Sentence(NamedTuple):
+class LabelledSentence(NamedTuple):
     """A test sentence; ``task`` is what it asks for, several joined by commas."""
 
     task: str
@@ -67,13 +58,13 @@ def score(
     images: ImageSet,
     limit: int | None = None,
     lpips: Callable[[Pixels, Pixels], float] | None = None,
-) -> Iterator[tuple[Row, Pictures]]:
+) -> Iterator[tuple[Row, Captioned]]:
     """Every score of each input and of its restoration, and the pictures to look at.
 
-    The sentence is the set's own or the task's in `PROMPTS`; ``limit`` takes only the first
+    The sentence is the set's own or the task's of `TASKS`; ``limit`` takes only the first
     pictures, ``lpips`` is `metrics.lpips`.
     """
-    instruction = restorer.encode(images.sentence or PROMPTS[images.task])
+    instruction = restorer.encode(images.sentence or TASKS[images.task].prompt)
     for pair in _progress(images, images.name, images.count, limit):
         result = network_output(restorer, pair.degraded, instruction)
         row = _row("score", images.name, images.task, pair.name, instruction)
@@ -93,7 +84,7 @@ _STAGES = ("input", "restored")
 def wording(
     restorer: Restorer,
     images: ImageSet,
-    sentences: Sequence[Sentence],
+    sentences: Sequence[LabelledSentence],
     count: int = 10,
     limit: int | None = None,
 ) -> Iterator[Row]:
@@ -106,7 +97,7 @@ def wording(
             yield row | _both_psnr(result, pair.clean)
 
 
-def phrasings(sentences: Sequence[Sentence], task: str, count: int, seed: str) -> list[str]:
+def phrasings(sentences: Sequence[LabelledSentence], task: str, count: int, seed: str) -> list[str]:
     """``count`` distinct sentences of one task, the same for the same seed."""
     known = sorted({s.text for s in sentences if s.task == task})
     if len(known) < count:
@@ -124,7 +115,7 @@ def phrasings(sentences: Sequence[Sentence], task: str, count: int, seed: str) -
 def identity(
     restorer: Restorer,
     paths: Sequence[Path],
-    sentences: Sequence[Sentence],
+    sentences: Sequence[LabelledSentence],
     count: int = IDENTITY_SENTENCES,
     size: int | None = None,
     limit: int | None = None,
@@ -156,7 +147,7 @@ def chain(
     composition: str,
     size: int | None = None,
     limit: int | None = None,
-) -> Iterator[tuple[list[Row], Pictures]]:
+) -> Iterator[tuple[list[Row], Captioned]]:
     """Degrade by "first+second" recipes, then undo them from the last to the first.
 
     One row for the input and one after each instruction: its PSNR to the clean picture. Between
@@ -164,7 +155,7 @@ def chain(
     """
     name = f"{paths[0].parent.name} {composition}"
     steps = [parse_recipe(part) for part in composition.split("+")]
-    links = [(task, restorer.encode(PROMPTS[task])) for task, _ in reversed(steps)]
+    links = [(task, restorer.encode(TASKS[task].prompt)) for task, _ in reversed(steps)]
     for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
         clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
         picture = clean
@@ -188,7 +179,7 @@ def chain(
 # --- sentences ---------------------------------------------------------------------------------
 
 
-def read_test_sentences(path: Path) -> list[Sentence]:
+def read_test_sentences(path: Path) -> list[LabelledSentence]:
     """The sentences of a tab-separated file: task, speaker (may be left out), sentence.
 
     Lines that are empty or start with # are left out. Raises ValueError naming a bad line.
@@ -210,7 +201,9 @@ def read_test_sentences(path: Path) -> list[Sentence]:
                 f"{path}, line {number}: found {line[:60]!r}; expected a task, a speaker and a "
                 "sentence, with tabs between. Correct the line."
             )
-        sentences.append(Sentence(fields[0], fields[1] if len(fields) == 3 else "", fields[-1]))
+        sentences.append(
+            LabelledSentence(fields[0], fields[1] if len(fields) == 3 else "", fields[-1])
+        )
     if not sentences:
         raise ValueError(f"{path}: found no sentences; expected one a line. Check the file.")
     return sentences
@@ -227,13 +220,13 @@ def misread(restorer: Restorer, sentences: Sequence[tuple[str, str]]) -> list[tu
     return [row for row in read if row[0] != row[1]]
 
 
-def read_all(restorer: Restorer, sentences: Sequence[Sentence]) -> Iterator[Row]:
+def read_all(restorer: Restorer, sentences: Sequence[LabelledSentence]) -> Iterator[Row]:
     """One row for each sentence: what it asks for, who speaks, and the task that is read."""
     for sentence in sentences:
-        if sentence.task not in (*TASKS, NO_TASK):
+        if sentence.task not in CLASSES:
             raise ValueError(
                 f"Found the task {sentence.task!r} for {sentence.text!r}; expected one of "
-                f"{', '.join((*TASKS, NO_TASK))}. Correct the file."
+                f"{', '.join(CLASSES)}. Correct the file."
             )
         row = _row("sentences", "", sentence.task, "", restorer.encode(sentence.text))
         yield row | {"speaker": sentence.speaker}
@@ -241,7 +234,7 @@ def read_all(restorer: Restorer, sentences: Sequence[Sentence]) -> Iterator[Row]
 
 def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
-    classes = [*TASKS, NO_TASK]
+    classes = [*CLASSES]
     counts = np.zeros((len(classes), len(classes)), np.int64)
     for row in rows:
         counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
