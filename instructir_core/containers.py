@@ -267,9 +267,12 @@ def put_jxl(data: bytes, metadata: Metadata) -> bytes:
         added += box(b"Exif", bytes(4) + block)
     if metadata.xmp:
         added += box(b"xml ", metadata.xmp)
-    if not added or data.startswith(_JXL_BOX):
-        return data + added
-    return _JXL_BOX + box(b"ftyp", b"jxl \0\0\0\0jxl ") + box(b"jxlc", data) + added
+    if data.startswith(_JXL_BOX):  # the encoder's own boxes say nothing
+        stream = b"".join(box(n, body) for n, body in _boxes(data) if n in (b"jxlc", b"jxlp"))
+        level = b"".join(box(n, body) for n, body in _boxes(data) if n == b"jxll")
+    else:
+        stream, level = box(b"jxlc", data), b""
+    return _JXL_BOX + box(b"ftyp", b"jxl \0\0\0\0jxl ") + level + stream + added
 
 
 # --- TIFF --------------------------------------------------------------------------------------
@@ -312,7 +315,13 @@ def read_tiff(data: bytes, tags: Directory, order: str, big: bool) -> Metadata:
     if iptc is None and photoshop is not None:
         iptc = iptc_of_photoshop(photoshop)
     exif = exif_of_page(data, tags, order, big)
-    return Metadata(exif=exif if any(exif.folders.values()) else None, xmp=xmp, iptc=iptc)
+    unit = {2: 1.0, 3: 2.54}.get((numbers(tags.get(296), order) or [2])[0])
+    parts = [struct.unpack(order + "II", tags[t].value[:8]) for t in (282, 283)
+             if t in tags and tags[t].kind == 5]  # fmt: skip
+    dpi = None
+    if unit and len(parts) == 2 and all(0 < a < 1e6 * b for a, b in parts):
+        dpi = (unit * parts[0][0] / parts[0][1], unit * parts[1][0] / parts[1][1])
+    return Metadata(exif if any(exif.folders.values()) else None, xmp, iptc, dpi)
 
 
 def put_tiff(data: bytes, pages: Sequence[Metadata]) -> bytes:
@@ -327,7 +336,7 @@ def put_tiff(data: bytes, pages: Sequence[Metadata]) -> bytes:
             for at in range(start + 2, end, 12)
         }
         (following,) = struct.unpack_from("<I", data, end)
-        for tag in (305, 306):  # the encoder's own
+        for tag in (282, 283, 296, 305, 306, 700, 33723, 34665):  # the encoder's own
             raw.pop(tag, None)
         exif = in_order(metadata.exif or exif_of_page(b"", {}, "<", False), "<")
         main = dict(exif.folders.get(0, {}))
@@ -339,7 +348,6 @@ def put_tiff(data: bytes, pages: Sequence[Metadata]) -> bytes:
             for tag, n in zip((282, 283), metadata.dpi, strict=True):
                 main[tag] = Tag(5, 1, struct.pack("<II", round(n * 10000), 10000))
             main[296] = Tag(3, 1, struct.pack("<H", 2))
-        main = {k: v for k, v in main.items() if k not in raw or k in (282, 283, 296)}
         output += bytes(len(output) % 2)
         if len(output) + sum(len(t.value) for d in exif.folders.values() for t in d.values()) > (
             2**32 - 2**20

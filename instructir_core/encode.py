@@ -220,7 +220,8 @@ def _quantise(picture: Picture, kind: str, is_deep: bool) -> npt.NDArray[Any]:
     alpha = None if picture.alpha is None else np.clip(picture.alpha, 0, 1)[..., None]
     if alpha is not None and kind in _NO_ALPHA:
         values, alpha = values * alpha + (1 - alpha), None
-    if picture.grey:
+    # The encoder of JPEG XL takes no grey with alpha.
+    if picture.grey and not (kind == "JPEGXL" and alpha is not None):
         values = values @ np.array([[0.299], [0.587], [0.114]], values.dtype)
     if alpha is not None:
         values = np.concatenate([values, alpha], axis=2)

@@ -232,7 +232,10 @@ def write_folders(
         folders[parent][child] = Tag(4, 1, bytes(4))
     order = [0, *(child for child, _ in pointers)]
     raw = raw or {}
-    sizes = [len(_directory(folders[k], exif.order, 0, 0, raw if k == 0 else {})) for k in order]
+    sizes = [
+        len(_directory(folders[k], exif.order, 0, note_at if k == EXIF else 0, {} if k else raw))
+        for k in order
+    ]
     starts = {k: base + sum(sizes[:i]) for i, k in enumerate(order)}
     for child, parent in pointers:
         folders[parent][child] = Tag(4, 1, struct.pack(exif.order + "I", starts[child]))

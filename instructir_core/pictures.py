@@ -281,9 +281,7 @@ def _read_with_pillow(
         if kind != "PNG":
             metadata = _metadata_of(image)
             icc = image.info.get("icc_profile") or None
-        # AVIF and HEIC are turned by the decoder.
-        turned = kind in ("AVIF", "HEIF")
-        orientation = 1 if turned else _orientation(metadata)
+        orientation = 1 if kind == "HEIF" else _orientation(metadata)  # turned by its decoder
         if depth == 16 and frames == 1:  # Pillow would cut most kinds to 8 bits
             for page in deep.read(path, data, "PNG", 0, MAX_PIXELS):
                 yield replace(_of_deep(page, metadata, orientation), icc=icc)
