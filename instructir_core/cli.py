@@ -11,22 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from . import bounded, checkpoint, official, pictures
-from .batch import Manifest, Share, plan_files
+from . import bounded, checkpoint, official, pictures, sheets
+from .batch import Manifest, Share, plan_files, restore_files
 from .files import sha256
 from .pipeline import Restorer, best_device
-from .tasks import CLASSES
-from .text import Instruction, TransformersEncoder
+from .text import TransformersEncoder
 
 if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
 
 _FAILURES = (OSError, ValueError)
+_SHEET_WIDTH = 640
+"""Pixels of each picture on a before/after sheet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,29 +204,27 @@ def _restore(options: argparse.Namespace) -> int:
     planned = len(jobs)
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
-    rows = []
-    for source, target in tqdm(jobs, unit="picture", disable=len(jobs) < 2):
-        begun = time.perf_counter()
-        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
-        try:
-            before, after = restore_file(restorer, source, target, instructions, options)
-            height, width = after.pixels.shape[:2]
-            details |= {"status": "ok", "width": width, "height": height}
-            tqdm.write(
-                f"{source.name} -> {target}: {width} x {height}, "
-                f"{time.perf_counter() - begun:.1f} s on {restorer.device}"
-            )
-            if options.compare is not None:
-                rows.append((_thumbnail(before), _thumbnail(after)))
-        except (*_FAILURES, torch.OutOfMemoryError) as exc:
-            tqdm.write(f"error: {exc}", file=sys.stderr)
-            details |= {"status": "error", "message": str(exc)}
+    rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
+    found = restore_files(
+        restorer, jobs, instructions,
+        strength=options.strength, tile_size=options.tile_size, manifest=manifest,
+    )  # fmt: skip
+    for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
+        if done.restored is None:
+            tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
-        if manifest is not None:
-            details["seconds"] = round(time.perf_counter() - begun, 3)
-            manifest.add(source, target, **details)
+            continue
+        before, after = done.restored
+        height, width = after.pixels.shape[:2]
+        tqdm.write(
+            f"{done.source.name} -> {done.target}: {width} x {height}, {done.seconds:.1f} s on "
+            f"{restorer.device}"
+        )
+        if options.compare is not None:
+            small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
+            rows.append((small[0], small[1]))
     if options.compare is not None and rows:
-        _write_sheet(options.compare, rows, [i.text for i in instructions])
+        sheets.write(options.compare, sheets.before_after(rows, [i.text for i in instructions]))
         print(f"before/after sheet: {options.compare}")
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
     part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
@@ -258,30 +254,6 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
     return Manifest(options.output, settings, share)
 
 
-def restore_file(
-    restorer: Restorer,
-    source: Path,
-    target: Path,
-    instructions: Sequence[Instruction],
-    options: argparse.Namespace,
-) -> tuple[pictures.Picture, pictures.Picture]:
-    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept."""
-    before = pictures.read(source)
-    restored = restorer.restore(
-        torch.from_numpy(before.pixels), instructions, options.strength, tile_size=options.tile_size
-    )
-    after = replace(before, pixels=restored.cpu().numpy())
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OSError(
-            f"{target.parent}: could not be created ({exc.strerror}); expected a folder that you "
-            "may write to. Choose another output."
-        ) from exc
-    pictures.write(target, after)
-    return before, after
-
-
 def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in {
         s.resolve() for s in sources
@@ -290,38 +262,6 @@ def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
             f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
             "sheet.png. Rename it."
         )
-
-
-def _thumbnail(picture: pictures.Picture, width: int = 640) -> Image.Image:
-    image = Image.fromarray(np.rint(np.clip(picture.pixels, 0, 1) * 255).astype(np.uint8))
-    height = max(1, round(width * image.height / image.width))
-    # Small pictures keep their own pixels: enlarging would hide what was done.
-    if image.width <= width:
-        return image
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _write_sheet(
-    path: Path, rows: Sequence[tuple[Image.Image, Image.Image]], sentences: Sequence[str]
-) -> None:
-    """Before and after side by side, one row per picture, and the sentences below."""
-    gap = 8
-    font = ImageFont.load_default(22)
-    lines = [f"“{sentence}”" for sentence in sentences]
-    width = max(a.width + b.width + gap for a, b in rows)
-    height = sum(max(a.height, b.height) + gap for a, b in rows)
-    sheet = Image.new("RGB", (width, height + 32 * len(lines) + gap), "white")
-    y = 0
-    for before, after in rows:
-        sheet.paste(before, (0, y))
-        sheet.paste(after, (before.width + gap, y))
-        y += max(before.height, after.height) + gap
-    draw = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        draw.text((width // 2, y + 32 * number), line, "black", font, anchor="ma")
-    pixels = np.asarray(sheet, np.float32) / np.float32(255)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(path, pictures.Picture(pixels))
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -397,8 +337,9 @@ def _train(options: argparse.Namespace) -> int:
     from .evaluation.experiments import read_sentences
 
     try:
+        from .training.presets import PRESETS
         from .training.samples import collect_sources
-        from .training.trainer import PRESETS, train
+        from .training.trainer import train
     except ImportError as exc:
         raise ValueError(
             f"Training needs the package {exc.name}, which restoring does not. Install it with: "
@@ -423,8 +364,8 @@ def _train(options: argparse.Namespace) -> int:
         encoder = init.text_encoder
     excluded = [text for path in options.exclude for _, text in read_sentences(path)]
     train(
-        training, held, options.out, config, init, encoder, options.teacher, excluded,
-        options.device, options.workers,
+        training, held, options.out, config, init=init, text_encoder=encoder,
+        teacher=options.teacher, excluded=excluded, device=options.device, workers=options.workers,
     )  # fmt: skip
     return 0
 
@@ -448,9 +389,11 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     if "minutes" in changes:
         changes.setdefault("steps", None)
     if options.stages is not None:
+        from .training.presets import Stage
+
         try:
-            stages = [part.split(":") for part in options.stages.split(",")]
-            changes["stages"] = tuple((float(a), int(b), int(c)) for a, b, c in stages)
+            parts = [part.split(":") for part in options.stages.split(",")]
+            changes["stages"] = tuple(Stage(float(a), int(b), int(c)) for a, b, c in parts)
         except ValueError:
             raise ValueError(
                 f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
@@ -474,74 +417,37 @@ def _contact_sheet(options: argparse.Namespace) -> int:
     photo = pictures.read(options.photo).pixels
     y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
     sheet = contact_sheet(photo[y : y + 256, x : x + 256], options.seed)
-    pictures.write(options.sheet, pictures.Picture(sheet))
+    sheets.write(options.sheet, sheet)
     print(options.sheet)
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation import experiments, metrics, report
-    from .evaluation import sets as test_sets
+    from .evaluation.experiments import Evaluation, evaluate, read_test_sentences
+    from .evaluation.report import Report, provenance
+    from .evaluation.sets import files
 
-    limit, size, phrasings = options.limit, options.size, options.phrasings
-    for name, value, least in (("limit", limit, 1), ("size", size, 1), ("phrasings", phrasings, 0)):
+    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings")}
+    for name, value in kept.items():
+        least = 0 if name == "phrasings" else 1
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
-    # Everything that can be wrong is looked at before anything that takes long.
     sets, chains = _test_sets(options)
-    unchanged = test_sets.files(options.identity) if options.identity else []
-    given = experiments.read_test_sentences(options.sentences) if options.sentences else []
-    if not (sets or chains or unchanged or given):
+    evaluation = Evaluation(
+        sets=sets,
+        chains=chains,
+        unchanged=files(options.identity) if options.identity else (),
+        sentences=read_test_sentences(options.sentences) if options.sentences else (),
+        **kept,
+    )
+    if evaluation.is_empty:
         raise ValueError(
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
             "--identity or --sentences. See: instructir evaluate --help"
         )
-    sentences = given
-    if not given and (phrasings or unchanged):
-        from .training.corpus import load_corpus
-
-        sentences = [
-            experiments.LabelledSentence(s.task, s.speaker, s.text)
-            for s in load_corpus(split="test")
-        ]
-    count = phrasings or (experiments.IDENTITY_SENTENCES if unchanged else 0)
-    asked = {images.task for images in sets if phrasings and images.sentence is None}
-    for task in CLASSES if unchanged else asked:
-        experiments.phrasings(sentences, task, count, task)
     restorer = _load(options)
-    lpips = metrics.lpips(restorer.device) if options.lpips else None
-    source = report.provenance(
-        restorer, official.named_path(options.model), limit=limit, size=size, phrasings=phrasings
-    )
-    found = report.Report(options.out, source)
-
-    for row in experiments.read_all(restorer, given):
-        found.add([row])
-        if row["task"] != row["read_as"]:
-            print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
-    if sets:
-        print(report.SCORE_HEADER)
-    for images in sets:
-        rows: list[experiments.Row] = []
-        for row, shown in experiments.score(restorer, images, limit, lpips):
-            found.show(images.name, shown, len(rows), min(images.count, limit or images.count))
-            rows.append(row)
-        found.add(rows)
-        print(report.score_line(report.summarise_scores(rows)), flush=True)
-        if phrasings and images.sentence is None:
-            found.add(experiments.wording(restorer, images, sentences, phrasings, limit))
-        found.save()
-    for paths, composition in chains:
-        links = experiments.chain(restorer, paths, composition, size, limit)
-        for index, (steps, shown) in enumerate(links):
-            found.show(steps[0]["set"], shown, index, min(len(paths), limit or len(paths)))
-            found.add(steps)
-        found.save()
-    if unchanged:
-        found.add(experiments.identity(restorer, unchanged, sentences, count, size, limit))
-    found.save()
-    if text := report.tables(report.summarise(found.rows)):
-        print(f"\n{text}" if sets else text)
+    source = provenance(restorer, official.named_path(options.model), **kept)
+    evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
     return 0
 
 
@@ -549,33 +455,25 @@ def _test_sets(
     options: argparse.Namespace,
 ) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
     """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
-    from .evaluation import sets as test_sets
+    from .evaluation.sets import files, find_suite, held_out, paired, synthetic
 
     sets: list[ImageSet] = []
     chains = []
     if options.suite:
-        sets, notes = test_sets.find_suite(options.suite)
+        sets, notes = find_suite(options.suite)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     for task, inputs, targets in options.pairs:
         folders = [(Path(inputs), Path(targets))]
-        sets.append(test_sets.paired(f"{Path(inputs).parent.name} {task}", task, folders))
+        sets.append(paired(f"{Path(inputs).parent.name} {task}", task, folders))
     for folder, *recipes in options.clean:
         if not recipes:
             raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
         for recipe in recipes:
             if "+" in recipe:
-                for part in recipe.split("+"):
-                    test_sets.parse_recipe(part)
-                chains.append((test_sets.files(Path(folder)), recipe))
+                chains.append((files(Path(folder)), recipe))
             else:
-                sets.append(test_sets.synthetic(Path(folder), recipe, size=options.size))
+                sets.append(synthetic(Path(folder), recipe, size=options.size))
     if options.held_out:
-        sets += test_sets.held_out(options.held_out, options.skip)
-    names = [s.name for s in sets] + [f"{paths[0].parent.name} {text}" for paths, text in chains]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"Found two sets called {', '.join(twice)}; expected different names, which tell them "
-            "apart in the results. Rename a folder, or evaluate one at a time."
-        )
+        sets += held_out(options.held_out, options.skip)
     return sets, chains

@@ -174,4 +174,4 @@ def test_contact_sheet() -> None:
     sheet = recipes.contact_sheet(PHOTO, draws=2)
     height, width = PHOTO.shape[0] + 4, PHOTO.shape[1] + 4
     assert sheet.shape == (8 * height, 3 * width, 3)
-    assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], PHOTO)
+    assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], np.rint(PHOTO * 255))

@@ -15,7 +15,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_model import CLASSES
 
-from instructir_core import Restorer, files
+from instructir_core import Restorer, files, sheets
 from instructir_core.cli import main
 from instructir_core.evaluation import experiments, report, sets
 from instructir_core.evaluation.experiments import LabelledSentence
@@ -137,7 +137,7 @@ def test_sentences(restorer: Restorer, tmp_path: Path) -> None:
     sentences = experiments.read_test_sentences(path)
     assert [s.speaker for s in sentences] == ["adult", "child", ""]
     read = list(experiments.read_all(restorer, sentences[:2]))
-    classes, counts = experiments.confusion(read)
+    classes, counts = report.confusion(read)
     assert classes == list(CLASSES) and counts.sum() == 2
     assert counts[classes.index(task), classes.index(task)] == 1
     assert counts[classes.index(other), classes.index(task)] == 1
@@ -178,7 +178,7 @@ def test_published_scores_have_the_published_averages(
     assert np.mean([s for _, s in scores]) == pytest.approx(ssim, abs=0.0011)
 
 
-def score_row(name: str, psnr: float, ssim: float) -> experiments.Row:
+def score_row(name: str, psnr: float, ssim: float) -> report.Row:
     kinds = [f"{m}_{k}" for k in ("float", "8bit", "y", "y_swapped") for m in ("psnr", "ssim")]
     row = {"test": "score", "set": name, "task": "noise", "image": "1"}
     row |= {f"input_{kind}": 20.0 for kind in kinds}
@@ -225,7 +225,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sheet_shows_pictures_under_their_captions() -> None:
     pixels = [np.full((30, 200, 3), 60 * n, np.uint8) for n in range(3)]
     row = list(zip(("input 1.00 dB", "restored 2.00 dB", "target"), pixels, strict=True))
-    sheet = report.draw_sheet("a set", [row, row])
+    sheet = sheets.captioned("a set", [row, row])
     assert sheet.dtype == np.uint8
     for column, picture in enumerate(pixels):
         x = 8 + 208 * column
@@ -233,6 +233,16 @@ def test_sheet_shows_pictures_under_their_captions() -> None:
         assert where.sum() == 60
         caption = sheet[np.flatnonzero(where)[0] - 28 : np.flatnonzero(where)[0], x : x + 200]
         assert (caption < 100).any()
+
+
+def test_from_python_it_takes_three_lines(
+    restorer: Restorer, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = experiments.evaluate(
+        restorer, experiments.Evaluation(sets=[sets.synthetic(photos, "noise25")])
+    )
+    assert [row["test"] for row in found.rows] == ["score"] * 3
+    assert "CBSD68 noise25" in capsys.readouterr().out
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -188,6 +188,26 @@ def test_suite_finds_the_usual_layouts(tmp_path: Path) -> None:
     assert any(note.startswith("Kodak24: nothing to score") for note in notes)
 
 
+def test_a_set_of_any_task_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (
+        sets.Standard("Set5", "sr", 5, ("set5",), {"sr2": "x2", "sr4": "x4"}),
+        sets.Standard("Faded", "en", 1, ("faded",)),
+    )
+    monkeypatch.setattr(sets, "SUITE", rows)
+    for name in ("Set5/1.png", "faded/input/1.png", "faded/target/1.png"):
+        save(tmp_path / name, photo())
+    found, notes = sets.find_suite(tmp_path)
+    assert [(s.name, s.task, s.count) for s in found] == [
+        ("Set5 x2", "sr", 1), ("Set5 x4", "sr", 1), ("Faded", "en", 1),
+    ]  # fmt: skip
+    assert len(notes) == 1 and notes[0].startswith("Set5: 1 pictures of 5")
+    (pair,) = found[0]
+    np.testing.assert_array_equal(
+        pair.degraded, next(iter(sets.synthetic(tmp_path / "Set5", "sr2"))).degraded
+    )
+    assert [sets.published_images(n) for n in ("Set5 x2", "Faded", "Set5")] == [5, 1, None]
+
+
 def test_suite_without_outdoor_haze_takes_no_indoor_haze_for_it(tmp_path: Path) -> None:
     for name in ("hazy/2_1.png", "gt/2.png"):
         save(tmp_path / "SOTS" / "indoor" / name, photo())

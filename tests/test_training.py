@@ -24,6 +24,7 @@ from instructir_core.tasks import CLASSES, TASKS
 from instructir_core.text import HashedEncoderConfig
 from instructir_core.training import samples
 from instructir_core.training.corpus import load_corpus
+from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
 from instructir_core.training.published_sets import FilePair
 from instructir_core.training.recipes import RECIPES
 from instructir_core.training.samples import (
@@ -36,7 +37,7 @@ from instructir_core.training.samples import (
     split_held_out,
 )
 from instructir_core.training.sentence_training import train_sentences
-from instructir_core.training.trainer import MINI_NETWORK, PRESETS, TrainingConfig, train
+from instructir_core.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,9 @@ def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
     training, _ = collect_sources(CLASSES, photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
     shares = dict.fromkeys(CLASSES, 1.0)
-    return Batches(training, shares, CLASSES, bank, 32, 24, 0, rank, world)
+    return Batches(
+        training, shares, CLASSES, bank, size=32, batch=24, seed=0, rank=rank, world=world
+    )
 
 
 def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
@@ -184,7 +187,7 @@ def test_sentences_are_learnt() -> None:
 
 def tiny_config(**changes: Any) -> TrainingConfig:
     config = replace(
-        PRESETS["mini"], network=TINY, steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)),
+        PRESETS["mini"], network=TINY, steps=6, stages=(Stage(0.0, 32, 4), Stage(0.5, 48, 2)),
         sentence_steps=2, sentences=20, every=2, precision="no",
     )  # fmt: skip
     return replace(config, **changes)
@@ -255,14 +258,16 @@ def test_ablation_without_text(photos: Path, tmp_path: Path) -> None:
 
 
 def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> None:
-    config = tiny_config(steps=1, learning_rate=0.0, stages=((0.0, 32, 4),))
+    config = tiny_config(steps=1, learning_rate=0.0, stages=(Stage(0.0, 32, 4),))
     training, held = collect_sources(list(config.shares), photos)
     init = checkpoint.load(weights)
-    path = train(training, held, tmp_path, config, init, device="cpu", workers=0)
+    path = train(training, held, tmp_path, config, init=init, device="cpu", workers=0)
     for name, value in network_of(weights).items():
         torch.testing.assert_close(network_of(path)[name], value, atol=1e-7, rtol=0)
     with pytest.raises(ValueError, match="Choose the preset"):
-        train(training, held, tmp_path, replace(config, network=MINI_NETWORK), init, device="cpu")
+        train(
+            training, held, tmp_path, replace(config, network=MINI_NETWORK), init=init, device="cpu"
+        )
 
 
 def test_refuses_what_it_cannot_train(photos: Path, tmp_path: Path) -> None:

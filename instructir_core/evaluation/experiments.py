@@ -2,18 +2,23 @@
 
 Each experiment reads its pictures one at a time and yields one flat row of results for each
 measurement; `report` makes tables and files of them. The same files and model give the same rows.
+`evaluate` runs them all, in order.
+
+    restorer = Restorer.from_pretrained("mini")
+    report = evaluate(restorer, Evaluation(sets=find_suite(Path("TEST_SETS"))[0]))
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
@@ -22,11 +27,9 @@ from ..pipeline import Restorer
 from ..tasks import CLASSES, NO_TASK, TASKS
 from ..text import Instruction
 from .metrics import Pixels, measure, psnr, to_8bit
+from .metrics import lpips as load_lpips
+from .report import SCORE_HEADER, Captioned, Report, Row, score_line, summarise_scores
 from .sets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
-
-Row = dict[str, Any]
-Captioned = list[tuple[str, Pixels]]
-"""Captions and (H, W, 3) pictures to look at beside a row."""
 
 IDENTITY_SENTENCES = 3
 """Sentences of each kind that `identity` takes unless told otherwise."""
@@ -153,7 +156,7 @@ def chain(
     One row for the input and one after each instruction: its PSNR to the clean picture. Between
     the links the picture is clamped, as `Restorer.restore` does.
     """
-    name = f"{paths[0].parent.name} {composition}"
+    name = _chain_name(paths, composition)
     steps = [parse_recipe(part) for part in composition.split("+")]
     links = [(task, restorer.encode(TASKS[task].prompt)) for task, _ in reversed(steps)]
     for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
@@ -174,6 +177,10 @@ def chain(
             for (label, _), row in zip(shown, rows, strict=True)
         ]
         yield rows, [*zip(captions, (p for _, p in shown), strict=True), ("target", clean)]
+
+
+def _chain_name(paths: Sequence[Path], composition: str) -> str:
+    return f"{paths[0].parent.name} {composition}"
 
 
 # --- sentences ---------------------------------------------------------------------------------
@@ -232,15 +239,6 @@ def read_all(restorer: Restorer, sentences: Sequence[LabelledSentence]) -> Itera
         yield row | {"speaker": sentence.speaker}
 
 
-def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
-    classes = [*CLASSES]
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    for row in rows:
-        counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
-    return classes, counts
-
-
 # --- shared ------------------------------------------------------------------------------------
 
 
@@ -265,3 +263,114 @@ def _both_psnr(result: Pixels, target: Pixels) -> Row:
 def _progress(items: Any, label: str, count: int, limit: int | None) -> Iterator[Any]:
     total = count if limit is None else min(count, limit)
     yield from tqdm(islice(items, limit), desc=label, total=total, leave=False)
+
+
+# --- all of it, in order -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to measure; every part may be left out.
+
+    Making one looks at all that can be wrong, before a model is loaded: raises ValueError.
+    """
+
+    sets: Sequence[ImageSet] = ()
+    chains: Sequence[tuple[Sequence[Path], str]] = ()
+    """Clean pictures, and recipes joined by +: see `chain`."""
+    unchanged: Sequence[Path] = ()
+    """Clean pictures: see `identity`."""
+    sentences: Sequence[LabelledSentence] = ()
+    """To be read, and to phrase tasks with; where none are given, the corpus' test part phrases."""
+    phrasings: int = 0
+    """Restore each picture under so many sentences, too."""
+    limit: int | None = None
+    """Only the first pictures of each set."""
+    size: int | None = None
+    """Clean pictures are cut to this."""
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.sets]
+        for paths, composition in self.chains:
+            names.append(_chain_name(paths, composition))
+            for recipe in composition.split("+"):
+                parse_recipe(recipe)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"Found two sets called {', '.join(twice)}; expected different names, which tell "
+                "them apart in the results. Rename a folder, or evaluate one at a time."
+            )
+        asked = {images.task for images in self.sets if self.phrasings and images.sentence is None}
+        for task in CLASSES if self.unchanged else asked:
+            phrasings(self.phrases, task, self.count, task)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.sets or self.chains or self.unchanged or self.sentences)
+
+    @property
+    def count(self) -> int:
+        """Sentences for each picture and task."""
+        return self.phrasings or (IDENTITY_SENTENCES if self.unchanged else 0)
+
+    @cached_property
+    def phrases(self) -> Sequence[LabelledSentence]:
+        """What `wording` and `identity` ask with."""
+        if self.sentences or not self.count:
+            return self.sentences
+        from ..training.corpus import load_corpus
+
+        return [LabelledSentence(s.task, s.speaker, s.text) for s in load_corpus(split="test")]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def evaluate(
+    restorer: Restorer,
+    evaluation: Evaluation,
+    report: Report | None = None,
+    *,
+    lpips: bool = False,
+    tell: Callable[[str], None] = _say,
+) -> Report:
+    """Run every experiment; the report is saved after each set, and its lines are told.
+
+    ``lpips`` adds that score; its errors as `metrics.lpips`.
+    """
+    report = report or Report(None, {})
+    measure_lpips = load_lpips(restorer.device) if lpips else None
+    limit, size = evaluation.limit, evaluation.size
+    for row in read_all(restorer, evaluation.sentences):
+        report.add([row])
+        if row["task"] != row["read_as"]:
+            tell(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
+    if evaluation.sets:
+        tell(SCORE_HEADER)
+    for images in evaluation.sets:
+        rows: list[Row] = []
+        for row, shown in score(restorer, images, limit, measure_lpips):
+            report.show(images.name, shown, len(rows), min(images.count, limit or images.count))
+            rows.append(row)
+        report.add(rows)
+        tell(score_line(summarise_scores(rows)))
+        if evaluation.phrasings and images.sentence is None:
+            report.add(wording(restorer, images, evaluation.phrases, evaluation.phrasings, limit))
+        report.save()
+    for paths, composition in evaluation.chains:
+        for index, (rows, shown) in enumerate(chain(restorer, paths, composition, size, limit)):
+            report.show(rows[0]["set"], shown, index, min(len(paths), limit or len(paths)))
+            report.add(rows)
+        report.save()
+    if evaluation.unchanged:
+        report.add(
+            identity(
+                restorer, evaluation.unchanged, evaluation.phrases, evaluation.count, size, limit
+            )
+        )
+    report.save()
+    if text := report.text:
+        tell(f"\n{text}" if evaluation.sets else text)
+    return report

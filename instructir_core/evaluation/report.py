@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
-from .. import __version__, pictures
+from .. import __version__, sheets
 from ..files import sha256, write_atomically
 from ..pipeline import Restorer
-from .experiments import Captioned, Row, confusion
-from .metrics import CONVENTIONS, Pixels, to_8bit
+from ..tasks import CLASSES
+from .metrics import CONVENTIONS, Pixels
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
 from .sets import published_images
 
+Row = dict[str, Any]
+Captioned = list[tuple[str, Pixels]]
+"""Captions and (H, W, 3) pictures to look at beside a row."""
 Summary = dict[str, Any]
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -142,6 +145,15 @@ def _mean_and_least(rows: Sequence[Row]) -> Summary:
 
 def _share_read(rows: Sequence[Row]) -> float:
     return sum(row["task"] == row["read_as"] for row in rows) / len(rows)
+
+
+def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
+    classes = [*CLASSES]
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row in rows:
+        counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
+    return classes, counts
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -270,7 +282,7 @@ class Report:
     def __init__(self, folder: Path | None, provenance: Mapping[str, Any]) -> None:
         self.folder, self.provenance = folder, dict(provenance)
         self.rows: list[Row] = []
-        self.sheets: dict[str, list[Captioned]] = {}
+        self.shown: dict[str, list[Captioned]] = {}
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -287,9 +299,16 @@ class Report:
 
     def show(self, name: str, shown: Captioned, index: int, count: int) -> None:
         """Keep small copies for the sheet of a set if this is one of its evenly spread rows."""
-        sheet = self.sheets.setdefault(name, [])
+        sheet = self.shown.setdefault(name, [])
         if self.folder and len(sheet) < SHEET_ROWS and index % max(1, count // SHEET_ROWS) == 0:
-            sheet.append([(caption, _small(pixels)) for caption, pixels in shown])
+            sheet.append(
+                [(caption, sheets.shrink(pixels, _SHEET_WIDTH)) for caption, pixels in shown]
+            )
+
+    @property
+    def text(self) -> str:
+        """The tables of what was collected so far, but for that of the scores."""
+        return tables(summarise(self.rows))
 
     def save(self) -> None:
         """Write what was collected so far, if there is a folder."""
@@ -309,47 +328,14 @@ class Report:
         }
         content = json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / "results.json", content.encode())
-        for name, rows in self.sheets.items():
+        for name, rows in self.shown.items():
             if rows:
                 slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-                sheet = draw_sheet(name, rows).astype(np.float32) / np.float32(255)
-                pictures.write(self.folder / f"sheet-{slug}.png", pictures.Picture(sheet))
+                sheets.write(self.folder / f"sheet-{slug}.png", sheets.captioned(name, rows))
 
 
 SHEET_ROWS = 4
 _SHEET_WIDTH = 480
-
-
-def draw_sheet(title: str, rows: Sequence[Captioned]) -> Pixels:
-    """A row of pictures for each entry, each under its caption -> (H, W, 3) uint8."""
-    font, gap, line = ImageFont.load_default(18), 8, 28
-    columns = max(len(row) for row in rows)
-    width = max(
-        max(pixels.shape[1], math.ceil(font.getlength(caption)))
-        for row in rows
-        for caption, pixels in row
-    )
-    heights = [max(pixels.shape[0] for _, pixels in row) for row in rows]
-    size = (columns * (width + gap) + gap, sum(h + gap + line for h in heights) + line + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, gap), title, "black", font)
-    y = line + gap
-    for row, height in zip(rows, heights, strict=True):
-        for column, (caption, pixels) in enumerate(row):
-            x = gap + column * (width + gap)
-            draw.text((x, y), caption, "black", font)
-            sheet.paste(Image.fromarray(pixels), (x, y + line))
-        y += height + gap + line
-    return np.asarray(sheet)
-
-
-def _small(pixels: Pixels) -> Pixels:
-    image = Image.fromarray(to_8bit(pixels))
-    if image.width <= _SHEET_WIDTH:  # enlarging would hide what was done
-        return np.asarray(image)
-    height = max(1, round(_SHEET_WIDTH * image.height / image.width))
-    return np.asarray(image.resize((_SHEET_WIDTH, height), Image.Resampling.LANCZOS))
 
 
 def _finite(value: Any) -> Any:

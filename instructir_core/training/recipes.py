@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import sheets
 from ..tasks import TASKS
 from . import degradations
 from .degradations import Degradation, Pixels
@@ -64,10 +65,10 @@ def compose(tasks: Sequence[str], image: Pixels, rng: np.random.Generator) -> li
     return stages
 
 
-def contact_sheet(image: Pixels, seed: int = 0, draws: int = 5) -> Pixels:
+def contact_sheet(image: Pixels, seed: int = 0, draws: int = 5) -> sheets.Bytes:
     """Every task in a row: the clean image, then ``draws`` degraded ones; last, compositions.
 
-    (H, W, 3) -> (8 H, (draws + 1) W, 3), with white lines between.
+    (H, W, 3) in [0, 1] -> (8 H, (draws + 1) W, 3) 8 bits, with white lines between.
     """
 
     def row(number: int, degrade: Degradation) -> list[Pixels]:
@@ -80,11 +81,4 @@ def contact_sheet(image: Pixels, seed: int = 0, draws: int = 5) -> Pixels:
 
     known = [RECIPES[task].degrade for task in TASKS]
     rows = [row(number, degrade) for number, degrade in enumerate((*known, composed))]
-    line = [(0, 4), (0, 4), (0, 0)]
-    return np.concatenate(
-        [
-            np.concatenate([np.pad(i, line, constant_values=1.0) for i in images], axis=1)
-            for images in rows
-        ],
-        axis=0,
-    )
+    return sheets.mosaic(rows, line=4)

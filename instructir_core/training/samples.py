@@ -25,6 +25,7 @@ from ..tasks import NO_TASK, TASKS
 from .degradations import Degradation
 from .published_sets import FilePair, find_datasets
 from .recipes import RECIPES
+from .streams import Stream, stream
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +258,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         shares: Mapping[str, float],
         classes: Sequence[str],
         sentences: Mapping[str, Tensor],
+        *,
         size: int,
         batch: int,
         seed: int,
@@ -276,10 +278,10 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Systematic sampling: each batch holds every class close to its share.
-        offset = np.random.default_rng((self.seed, 3, step)).random()
+        offset = stream(self.seed, Stream.SAMPLES, step).random()
         degraded, clean, vectors, labels = [], [], [], []
         for row in range(self.rank, self.batch, self.world):
-            rng = np.random.default_rng((self.seed, 3, step, row))
+            rng = stream(self.seed, Stream.SAMPLES, step, row)
             place = int(np.searchsorted(self.ends, (row + offset) / self.batch))
             task = self.names[min(place, len(self.names) - 1)]
             x, y = self._draw(task, rng)
