@@ -119,7 +119,8 @@ class Restorer:
         """
         frames = _check_images(images)
         embeddings = self._embeddings(instructions)
-        if not 0.0 <= strength <= 1.0:
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if not number or not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength is {strength}; expected 0 (unchanged) to 1 (restored).")
         amount = _check_mask(mask, frames)
         if tile_size is not None:
@@ -198,6 +199,7 @@ class Restorer:
                     "restorer.encode(text) first."
                 )
             tensor = one.embedding if isinstance(one, Instruction) else one
+            _check_plain(tensor, "an embedding")
             if isinstance(one, Instruction) and self.reader is not None and one.model != self.name:
                 log.warning(
                     "The instruction %r was encoded by %r and is used with %r, which may not "
@@ -221,11 +223,24 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
+def _check_plain(value: object, what: str) -> None:
+    """Raise ValueError unless it is an ordinary tensor with values in memory."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"Found {what} of type {type(value).__name__}; expected a tensor. Convert it with "
+            "torch.as_tensor."
+        )
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+        raise ValueError(
+            f"Found {what} of layout {value.layout} on {value.device}; expected a dense tensor "
+            "with values. Call .to_dense() on it, or load it."
+        )
+
+
 def _check_images(images: Tensor) -> Tensor:
     """(H, W, 3) or (B, H, W, 3) -> (B, H, W, 3), a view."""
     expected = "expected (H, W, 3) or (B, H, W, 3) floats in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise ValueError(f"Found images of type {type(images).__name__}; {expected} in a tensor.")
+    _check_plain(images, "images")
     if images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.numel():
         raise ValueError(f"Found images of shape {tuple(images.shape)}; {expected}.")
     if not images.is_floating_point():
@@ -248,6 +263,7 @@ def _check_mask(mask: Tensor | None, frames: Tensor) -> Tensor | None:
     """(H, W), (1, H, W) or (B, H, W) -> (1 or B, H, W) float32 clamped to [0, 1]."""
     if mask is None:
         return None
+    _check_plain(mask, "a mask")
     batch, height, width, _ = frames.shape
     amount = mask[None] if mask.ndim == 2 else mask
     if amount.ndim != 3 or amount.shape[1:] != (height, width) or len(amount) not in (1, batch):
