@@ -66,8 +66,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         return _from_plain(path, tensors)
     except json.JSONDecodeError as exc:
         raise ValueError(
-            f"{path}: found metadata that is no JSON ({brief(exc)}); expected that of an InstructIR "
-            "file. Get the file again."
+            f"{path}: found metadata that is no JSON ({brief(exc)}); expected that of an "
+            "InstructIR file. Get the file again."
         ) from exc
     except ValueError as exc:
         raise ValueError(f"{path}: {brief(exc, 600).rstrip('.')}.") from exc
@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(
-                f"{path}: found a pipe or device; expected a weight file. Copy it into a file first."
+                f"{path}: found a pipe or device; expected a weight file. Copy it to a file first."
             )
         with open(path, "rb") as file:
             start = file.read(16)
@@ -160,8 +160,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from exc
     except Exception as exc:  # truncated archives raise RuntimeError, EOFError, KeyError, ...
         raise ValueError(
-            f"{path}: found a damaged or cut-off PyTorch file ({brief(exc) or type(exc).__name__}); "
-            "expected complete weights. Download it again."
+            f"{path}: found a damaged or cut-off PyTorch file ({type(exc).__name__}: "
+            f"{brief(exc)}); expected complete weights. Download it again."
         ) from exc
     for wrapper in ("params", "state_dict", "model"):  # as BasicSR and others save
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -302,6 +302,7 @@ def save(
     tasks: Sequence[str],
     text_encoder: HashedEncoder | None,
     provenance: Mapping[str, Any],
+    *,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write one ``.safetensors``; the file appears whole or not at all.
@@ -328,7 +329,7 @@ def save(
 
 
 def convert(
-    network_path: Path, out: Path, head_path: Path | None = None, half: bool = False
+    network_path: Path, out: Path, *, head_path: Path | None = None, half: bool = False
 ) -> Path:
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
@@ -351,5 +352,6 @@ def convert(
         "converted_from": [{"file": p.name, "sha256": sha256(p)} for p in sources]
     }
     provenance.setdefault("name", network_path.stem)
-    save(out, source.network, head, tasks, encoder, provenance, torch.float16 if half else None)
+    dtype = torch.float16 if half else None
+    save(out, source.network, head, tasks, encoder, provenance, dtype=dtype)
     return out

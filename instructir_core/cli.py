@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +19,12 @@ from tqdm import tqdm
 
 from . import bounded, checkpoint, official, pictures, sheets
 from .batch import Manifest, Share, plan_files, restore_files
-from .files import sha256
+from .files import brief, sha256
+from .metadata import METADATA
 from .pipeline import Restorer, best_device
-from .text import TransformersEncoder
+from .tasks import TASK_WORDS
+from .text import Instruction, TransformersEncoder
+from .tiles import check_tiles
 
 if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
@@ -29,17 +36,41 @@ _SHEET_WIDTH = 640
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 when anything failed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 stops nothing
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return int(options.run(options))
+        with _stopped_by_signals():
+            return int(options.run(options))
     except _FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left behind", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: what is half-written is taken away."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+            # What is ignored already, as under nohup, stays so.
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                old[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--tile-size", type=int, help="work in tiles of this many pixels")
     restore.add_argument("--recursive", action="store_true", help="take and keep sub-folders too")
     restore.add_argument("--resume", action="store_true", help="skip what an earlier run finished")
+    restore.add_argument(
+        "--metadata", choices=METADATA, default="all",
+        help="what of EXIF, XMP, IPTC and text goes along; default: all",
+    )  # fmt: skip
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.set_defaults(run=_restore)
 
@@ -150,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         "--phrasings", type=int, default=0, metavar="N",
         help="restore each picture under N sentences of --sentences or the corpus, too",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--upstream", action="store_true",
+        help="score as the paper's tables: crops to multiples of 16, unclamped",
+    )  # fmt: skip
     evaluate.add_argument("--lpips", action="store_true", help="LPIPS too; needs pip install lpips")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
     evaluate.add_argument("--size", type=int, metavar="PIXELS", help="cut clean pictures to this")
@@ -170,8 +209,11 @@ def _load(options: argparse.Namespace) -> Restorer:
         return Restorer.from_pretrained(
             options.model, options.head, options.text_encoder, device=options.device
         )
-    except RuntimeError as exc:  # PyTorch's answer to an unknown or missing device
-        raise ValueError(f"--device {options.device}: {str(exc).splitlines()[0]}") from exc
+    except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
+        raise ValueError(
+            f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
+            "Leave it out to take the best."
+        ) from exc
 
 
 # --- restore -----------------------------------------------------------------------------------
@@ -181,6 +223,8 @@ def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     if not 0.0 <= options.strength <= 1.0:
         raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
+    if options.tile_size is not None:
+        check_tiles(options.tile_size, None)
     share = Share.of_environment()
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
@@ -207,25 +251,40 @@ def _restore(options: argparse.Namespace) -> int:
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
     found = restore_files(
         restorer, jobs, instructions,
-        strength=options.strength, tile_size=options.tile_size, manifest=manifest,
+        strength=options.strength, tile_size=options.tile_size, metadata=options.metadata,
+        manifest=manifest,
     )  # fmt: skip
+    said: set[str] = set()
+    placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
         if done.restored is None:
             tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
             continue
-        before, after = done.restored
-        height, width = after.pixels.shape[:2]
+        before, after, plan = done.restored
+        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+        if not plan.exact and options.tile_size is None:
+            note += ", because memory was short"
         tqdm.write(
-            f"{done.source.name} -> {done.target}: {width} x {height}, {done.seconds:.1f} s on "
-            f"{restorer.device}"
+            f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
+            f"{done.seconds:.1f} s on {restorer.device}{note}"
         )
+        placed += after.metadata.has_location
+        for word in after.notes:
+            # What a format cannot hold is said once, what a file lacks for each.
+            if word not in said:
+                tqdm.write(f"note: {done.source.name}: {word}")
+            said |= {word} if word.startswith(done.target.suffix.lower()) else set()
         if options.compare is not None:
-            small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
+            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
             rows.append((small[0], small[1]))
+    if placed:
+        print(
+            f"{placed} results tell where they were taken, as their sources do; "
+            "--metadata no-location leaves that out"
+        )
     if options.compare is not None and rows:
-        sheets.write(options.compare, sheets.before_after(rows, [i.text for i in instructions]))
-        print(f"before/after sheet: {options.compare}")
+        failed += _write_sheets(options.compare, rows, instructions)
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
     part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
     print(
@@ -251,7 +310,25 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
         "strength": options.strength,
         "tile_size": options.tile_size,
     }
+    if options.metadata != "all":
+        settings["metadata"] = options.metadata
     return Manifest(options.output, settings, share)
+
+
+def _write_sheets(
+    path: Path, rows: Sequence[tuple[sheets.Bytes, sheets.Bytes]], given: Sequence[Instruction]
+) -> int:
+    """Write the before/after sheets and say so; returns 1 where that failed, else 0."""
+    captions = [(i.text, f"({TASK_WORDS.get(i.task, i.task)})") for i in given]
+    try:
+        for number, sheet in enumerate(sheets.before_after_sheets(rows, captions), 1):
+            place = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+            sheets.write(place, sheet)
+            print(f"before/after sheet: {place}")
+    except _FAILURES as exc:  # the pictures are there all the same
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
@@ -290,7 +367,9 @@ def _download(_: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    path = checkpoint.convert(options.network, options.out, options.head, options.half)
+    path = checkpoint.convert(
+        options.network, options.out, head_path=options.head, half=options.half
+    )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0
 
@@ -310,8 +389,15 @@ def _info(options: argparse.Namespace) -> int:
     if options.plan:
         try:
             width, height = (int(n) for n in options.plan.lower().split("x"))
+            if not 0 < width * height <= pictures.MAX_PIXELS or width < 1:
+                raise ValueError
         except ValueError:
-            raise ValueError(f"--plan {options.plan}: expected a size such as 4096x4096.") from None
+            raise ValueError(
+                f"--plan {options.plan}: expected a size such as 4096x4096, of at most "
+                f"{pictures.MAX_PIXELS} pixels."
+            ) from None
+        if options.free is not None and not 0 < options.free < 1e6:
+            raise ValueError(f"--free {options.free}: expected gigabytes, such as 8.")
         restorer = Restorer(loaded.network, device=best_device())
         free = bounded.free_memory(restorer.device)
         free = int(options.free * 1e9) if options.free is not None else free
@@ -427,9 +513,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation.report import Report, provenance
     from .evaluation.sets import files
 
-    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings")}
-    for name, value in kept.items():
-        least = 0 if name == "phrasings" else 1
+    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings", "upstream")}
+    for name, least in (("limit", 1), ("size", 1), ("phrasings", 0)):
+        value = kept[name]
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
     sets, chains = _test_sets(options)

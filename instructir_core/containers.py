@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from PIL import UnidentifiedImageError
+
 from .metadata import (
     COLOUR_CHUNKS,
     Directory,
@@ -33,6 +35,7 @@ class Finding(ValueError):
     """A sentence for the user, in front of which `pictures` puts the file's name."""
 
 
+NAMES = "PNG, JPEG, WebP, TIFF, BMP, JPEG XL, AVIF, OpenEXR or HEIC"
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PAGES = 65536
 _XMP_WORD = b"XML:com.adobe.xmp"
@@ -47,6 +50,48 @@ def cut_off(what: str) -> Finding:
         f"found a damaged or cut-off picture ({what}); expected a complete file. Copy or download "
         "it again."
     )
+
+
+# --- which format ------------------------------------------------------------------------------
+
+_OTHERS = {
+    b"GIF8": "a GIF", b"8BPS": "a Photoshop file", b"%PDF": "a PDF", b"\0\0\1\0": "an icon",
+    b"<svg": "an SVG drawing", b"<?xm": "an XML file", b"#?RA": "a Radiance HDR",
+    b"\0\0\0\x0cjP": "a JPEG 2000", b"FUJI": "a camera raw file", b"IIRO": "a camera raw file",
+    b"IIU\0": "a camera raw file", b"PK\3\4": "a ZIP archive", b"P6": "a PPM", b"P5": "a PGM",
+    b"P3": "a PPM", b"PF": "a PFM", b"DDS ": "a DDS texture", b"SDPX": "a DPX", b"XPDS": "a DPX",
+}  # fmt: skip
+
+
+def kind_of(data: bytes) -> str:
+    """The format of the content; raises Finding, or Pillow's error, for none of ours."""
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in (b"avif", b"avis"):
+            return "AVIF"
+        return "AVIF" if brand in (b"mif1", b"msf1") and b"av01" in data[:4096] else "HEIF"
+    starts = {
+        b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF",
+        b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\xff\x0a": "JPEGXL",
+        b"\0\0\0\x0cJXL ": "JPEGXL", b"v/1\1": "OPENEXR",
+    }  # fmt: skip
+    for start, kind in starts.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        if int.from_bytes(data[4:8], "little") + 8 > len(data):
+            raise cut_off("the end of the WebP is missing")
+        return "WEBP"
+    for start, name in _OTHERS.items():
+        if data.lower().startswith(start.lower()):
+            raise Finding(f"found {name}; expected a {NAMES} file. Convert it to one of these.")
+    raise UnidentifiedImageError
+
+
+def is_deeper(data: bytes, kind: str) -> bool:
+    """Whether an AVIF or HEIC says more than 8 bits (ISO/IEC 23008-12, box ``pixi``)."""
+    at = data.find(b"pixi", 0, 1 << 16) if kind in ("AVIF", "HEIF") else -1
+    return at >= 0 and max(data[at + 9 : at + 10], default=0) > 8
 
 
 # --- PNG ---------------------------------------------------------------------------------------

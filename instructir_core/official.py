@@ -266,8 +266,8 @@ def check_bge_micro(folder: Path) -> None:
             shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     except (ValueError, OSError, SafetensorError) as exc:
         raise ValueError(
-            f"{folder}: found a text encoder that cannot be read ({brief(exc)}); expected {HUB_ENCODER}. "
-            "Delete the folder and download it again."
+            f"{folder}: found a text encoder that cannot be read ({brief(exc)}); expected "
+            f"{HUB_ENCODER}. Delete the folder and download it again."
         ) from exc
     shapes = {k.removeprefix("bert."): v for k, v in shapes.items()}
     found = (

@@ -51,13 +51,6 @@ READABLE = frozenset(FORMATS)
 MAX_PIXELS = 16384 * 16384
 """Most pixels `read` accepts; above the 201 million of the largest phone cameras."""
 
-_OTHERS = {
-    b"GIF8": "a GIF", b"8BPS": "a Photoshop file", b"%PDF": "a PDF", b"\0\0\1\0": "an icon",
-    b"<svg": "an SVG drawing", b"<?xm": "an XML file", b"#?RA": "a Radiance HDR",
-    b"\0\0\0\x0cjP": "a JPEG 2000", b"FUJI": "a camera raw file", b"IIRO": "a camera raw file",
-    b"IIU\0": "a camera raw file", b"PK\3\4": "a ZIP archive", b"P6": "a PPM", b"P5": "a PGM",
-    b"P3": "a PPM", b"PF": "a PFM", b"DDS ": "a DDS texture", b"SDPX": "a DPX", b"XPDS": "a DPX",
-}  # fmt: skip
 _pillow_lock = threading.Lock()
 
 
@@ -92,6 +85,15 @@ class Picture:
             return colour.scene_space(colour.chromaticities_of(self.scene))
         return colour.space_of_profile(self.icc)
 
+    def with_metadata(self, what: str) -> Picture:
+        """The same with what is left of its metadata under one of `metadata.METADATA`."""
+        scene = self.scene
+        if scene is not None and what != "all":
+            keep = ("chromaticities", "types", "window") if what == "none" else tuple(scene)
+            away = ("GPS", "longitude", "latitude", "altitude")
+            scene = {k: v for k, v in scene.items() if k in keep and not k.startswith(away)}
+        return replace(self, metadata=self.metadata.keep(what), scene=scene)
+
     def for_network(self) -> npt.NDArray[np.float32]:
         """The pixels as sRGB in [0, 1]."""
         return colour.for_network(self.pixels, self.space)
@@ -121,7 +123,7 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     data = b""
     try:
         data = _read_bytes(Path(path))
-        kind = _kind(data)
+        kind = containers.kind_of(data)
         yield from _pages_of_tiff(path, data) if kind == "TIFF" else _pages(path, data, kind)
     except Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
@@ -132,7 +134,7 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     except UnidentifiedImageError as exc:
         raise ValueError(
             f"{path}: found content starting with {data[:8]!r}, which is not readable as a "
-            f"picture; expected a complete {_names()} file. Convert it to one of these, or copy "
+            f"picture; expected a complete {containers.NAMES} file. Convert it to one of these, or copy "
             "it again if it should be one."
         ) from exc
     except MemoryError as exc:
@@ -205,10 +207,6 @@ def holds_all(path: str | os.PathLike[str], first: Picture) -> bool:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _names() -> str:
-    return "PNG, JPEG, WebP, TIFF, BMP, JPEG XL, AVIF, OpenEXR or HEIC"
-
-
 def _read_bytes(path: Path) -> bytes:
     # A pipe would wait for ever, a device never end.
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -219,31 +217,6 @@ def _read_bytes(path: Path) -> bytes:
     if not data:
         raise Finding("found an empty file; expected a picture. Copy or export it again.")
     return data
-
-
-def _kind(data: bytes) -> str:
-    """The format of the content; raises Finding for none of ours."""
-    if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "AVIF"
-        return "AVIF" if brand in (b"mif1", b"msf1") and b"av01" in data[:4096] else "HEIF"
-    starts = {
-        b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF",
-        b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\xff\x0a": "JPEGXL",
-        b"\0\0\0\x0cJXL ": "JPEGXL", b"v/1\1": "OPENEXR",
-    }  # fmt: skip
-    for start, kind in starts.items():
-        if data.startswith(start):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if int.from_bytes(data[4:8], "little") + 8 > len(data):
-            raise cut_off("the end of the WebP is missing")
-        return "WEBP"
-    for start, name in _OTHERS.items():
-        if data.lower().startswith(start.lower()):
-            raise Finding(f"found {name}; expected a {_names()} file. Convert it to one of these.")
-    raise UnidentifiedImageError
 
 
 def _pages(path: str | os.PathLike[str], data: bytes, kind: str) -> Iterator[Picture]:
@@ -289,7 +262,7 @@ def _read_with_pillow(
         if depth < 8 and image.mode == "L" and "transparency" in image.info:
             # Pillow scales the samples of 2 and 4 bits to 8, but not the transparent value.
             image.info["transparency"] *= 255 // (2**depth - 1)
-        notes = ("read at 8 bits, where the file has more",) if _is_deeper(data, kind) else ()
+        notes = ("read at 8 bits, where the file has more",) if containers.is_deeper(data, kind) else ()
         if depth == 16:
             notes = ("read at 8 bits, as it is an animation",)
         for number in range(frames):
@@ -345,18 +318,12 @@ def _orientation(metadata: Metadata) -> int:
     return found[0] if found else 1
 
 
-def _is_deeper(data: bytes, kind: str) -> bool:
-    """Whether an AVIF or HEIC says more than 8 bits (ISO/IEC 23008-12, box ``pixi``)."""
-    at = data.find(b"pixi", 0, 1 << 16) if kind in ("AVIF", "HEIF") else -1
-    return at >= 0 and max(data[at + 9 : at + 10], default=0) > 8
-
-
 def _pages_of_tiff(path: str | os.PathLike[str], data: bytes) -> Iterator[Picture]:
     found = containers.tiff_pages(data)
     raw = any(50706 in tags for _, tags, _, _ in found) or data[8:10] == b"CR"
     if raw:
         raise Finding(
-            f"found a camera raw file; expected a {_names()} file. Develop it in a raw "
+            f"found a camera raw file; expected a {containers.NAMES} file. Develop it in a raw "
             "converter and export a TIFF."
         )
     given = 0

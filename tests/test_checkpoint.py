@@ -71,12 +71,12 @@ def test_wrapped_state_dicts(tmp_path: Path) -> None:
 
 def test_convert_gives_one_file_with_the_same_numbers(tmp_path: Path) -> None:
     network, head = save_pair(tmp_path)
-    out = checkpoint.convert(network, tmp_path / "one.safetensors", head)
+    out = checkpoint.convert(network, tmp_path / "one.safetensors", head_path=head)
     assert torch.equal(load_network(out).intro.weight, load_network(network).intro.weight)
     assert checkpoint.load(out).provenance["converted_from"][0]["sha256"] == (
         hashlib.sha256(network.read_bytes()).hexdigest()
     )
-    half = checkpoint.convert(network, tmp_path / "half.safetensors", head, half=True)
+    half = checkpoint.convert(network, tmp_path / "half.safetensors", head_path=head, half=True)
     assert half.stat().st_size < 0.6 * out.stat().st_size
     with pytest.raises(ValueError, match="none of the inputs"):
         checkpoint.convert(out, out)

@@ -6,6 +6,10 @@ measurement; `report` makes tables and files of them. The same files and model g
 
     restorer = Restorer.from_pretrained("mini")
     report = evaluate(restorer, Evaluation(sets=find_suite(Path("TEST_SETS"))[0]))
+
+Pictures are scored as people get them: whole, at any size, clamped, and not rounded. Scores to
+set beside the paper's are taken as upstream takes them (``upstream``): of the middle of each
+picture, cut to multiples of 16 pixels, unclamped.
 """
 
 from __future__ import annotations
@@ -28,8 +32,17 @@ from ..tasks import CLASSES, NO_TASK, TASKS
 from ..text import Instruction
 from .metrics import Pixels, measure, psnr, to_8bit
 from .metrics import lpips as load_lpips
-from .report import SCORE_HEADER, Captioned, Report, Row, score_line, summarise_scores
-from .sets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
+from .report import (
+    UPSTREAM,
+    WHOLE,
+    Captioned,
+    Report,
+    Row,
+    score_header,
+    score_line,
+    summarise_scores,
+)
+from .sets import ImageSet, clean_pictures, cropped, parse_recipe
 
 IDENTITY_SENTENCES = 3
 """Sentences of each kind that `identity` takes unless told otherwise."""
@@ -44,13 +57,15 @@ class LabelledSentence(NamedTuple):
 
 
 @torch.inference_mode()
-def network_output(restorer: Restorer, pixels: Pixels, instruction: Instruction) -> Pixels:
-    """(H, W, 3) in [0, 1] -> the network's own (H, W, 3) float32, unclamped as upstream scores."""
+def network_output(
+    restorer: Restorer, pixels: Pixels, instruction: Instruction, *, upstream: bool = False
+) -> Pixels:
+    """(H, W, 3) in [0, 1] -> the network's own (H, W, 3) float32; unclamped for ``upstream``."""
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
     embedding = instruction.embedding.to(restorer.device, restorer.dtype)
-    restored = bounded.run(restorer.network, image, embedding)
-    return restored[0].permute(1, 2, 0).float().cpu().numpy()
+    restored = bounded.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
+    return (restored if upstream else restored.clamp(0.0, 1.0)).cpu().numpy()
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -61,6 +76,8 @@ def score(
     images: ImageSet,
     limit: int | None = None,
     lpips: Callable[[Pixels, Pixels], float] | None = None,
+    *,
+    upstream: bool = False,
 ) -> Iterator[tuple[Row, Captioned]]:
     """Every score of each input and of its restoration, and the pictures to look at.
 
@@ -69,8 +86,10 @@ def score(
     """
     instruction = restorer.encode(images.sentence or TASKS[images.task].prompt)
     for pair in _progress(images, images.name, images.count, limit):
-        result = network_output(restorer, pair.degraded, instruction)
+        pair = cropped(pair) if upstream else pair
+        result = network_output(restorer, pair.degraded, instruction, upstream=upstream)
         row = _row("score", images.name, images.task, pair.name, instruction)
+        row["protocol"] = UPSTREAM if upstream else WHOLE
         row["height"], row["width"] = pair.clean.shape[:2]
         for label, picture in (("input", pair.degraded), ("restored", result)):
             scores = measure(picture, pair.clean)
@@ -153,14 +172,12 @@ def chain(
 ) -> Iterator[tuple[list[Row], Captioned]]:
     """Degrade by "first+second" recipes, then undo them from the last to the first.
 
-    One row for the input and one after each instruction: its PSNR to the clean picture. Between
-    the links the picture is clamped, as `Restorer.restore` does.
+    One row for the input and one after each instruction: its PSNR to the clean picture.
     """
     name = _chain_name(paths, composition)
     steps = [parse_recipe(part) for part in composition.split("+")]
     links = [(task, restorer.encode(TASKS[task].prompt)) for task, _ in reversed(steps)]
-    for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
-        clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
+    for path, clean in _progress(clean_pictures(paths, size), name, len(paths), limit):
         picture = clean
         for _, degrade in steps:
             picture = np.asarray(degrade(picture, path.stem), np.float32)
@@ -170,7 +187,7 @@ def chain(
             result = network_output(restorer, picture, instruction)
             row = _row("chain", name, task, path.stem, instruction) | {"link": number}
             rows.append(row | _both_psnr(result, clean))
-            picture = np.clip(result, 0.0, 1.0)
+            picture = result
             shown.append((task, picture))
         captions = [
             f"{label} {row['psnr_float']:.2f} dB"
@@ -288,6 +305,8 @@ class Evaluation:
     """Only the first pictures of each set."""
     size: int | None = None
     """Clean pictures are cut to this."""
+    upstream: bool = False
+    """Score as the paper's tables."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.sets]
@@ -348,10 +367,12 @@ def evaluate(
         if row["task"] != row["read_as"]:
             tell(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     if evaluation.sets:
-        tell(SCORE_HEADER)
+        tell(score_header(upstream=evaluation.upstream))
     for images in evaluation.sets:
         rows: list[Row] = []
-        for row, shown in score(restorer, images, limit, measure_lpips):
+        for row, shown in score(
+            restorer, images, limit, measure_lpips, upstream=evaluation.upstream
+        ):
             report.show(images.name, shown, len(rows), min(images.count, limit or images.count))
             rows.append(row)
         report.add(rows)

@@ -216,7 +216,9 @@ def _reading(
         path = out / "sentences.safetensors"
         if accelerator.is_main_process and not path.exists():
             small, head = _own_encoder(config, corpus, init, teacher)
-            checkpoint.save(path, None, head, classes, small, {"stage": "sentences"}, torch.float32)
+            checkpoint.save(
+                path, None, head, classes, small, {"stage": "sentences"}, dtype=torch.float32
+            )
         accelerator.wait_for_everyone()
         loaded = checkpoint.load(path)
         encoder, head = loaded.text_encoder, loaded.head
