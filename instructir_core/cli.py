@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from . import bounded, checkpoint, official, pictures, sheets
-from .batch import Manifest, Share, plan_files, restore_files
+from .batch import Done, Manifest, Share, plan_files, restore_files
 from .files import brief, sha256
 from .metadata import METADATA
 from .pipeline import Restorer, best_device
@@ -221,10 +221,7 @@ def _load(options: argparse.Namespace) -> Restorer:
 
 def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
-    if not 0.0 <= options.strength <= 1.0:
-        raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
-    if options.tile_size is not None:
-        check_tiles(options.tile_size, None)
+    _check_numbers(options)
     share = Share.of_environment()
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
@@ -257,24 +254,12 @@ def _restore(options: argparse.Namespace) -> int:
     said: set[str] = set()
     placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
+        _tell(done, restorer, options.tile_size, said)
         if done.restored is None:
-            tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
             continue
-        before, after, plan = done.restored
-        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-        if not plan.exact and options.tile_size is None:
-            note += ", because memory was short"
-        tqdm.write(
-            f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
-            f"{done.seconds:.1f} s on {restorer.device}{note}"
-        )
+        before, after, _ = done.restored
         placed += after.metadata.has_location
-        for word in after.notes:
-            # What a format cannot hold is said once, what a file lacks for each.
-            if word not in said:
-                tqdm.write(f"note: {done.source.name}: {word}")
-            said |= {word} if word.startswith(done.target.suffix.lower()) else set()
         if options.compare is not None:
             small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
             rows.append((small[0], small[1]))
@@ -294,6 +279,33 @@ def _restore(options: argparse.Namespace) -> int:
     # Launchers stop every process as soon as one fails, which one bad picture is no reason for:
     # there the manifest and the lines above tell.
     return 1 if failed and share.processes == 1 else 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 0.0 <= options.strength <= 1.0:
+        raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
+    if options.tile_size is not None:
+        check_tiles(options.tile_size, None)
+
+
+def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str]) -> None:
+    """The lines about one picture."""
+    if done.restored is None:
+        tqdm.write(f"error: {done.error}", file=sys.stderr)
+        return
+    _, after, plan = done.restored
+    note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+    if not plan.exact and tile_size is None:
+        note += ", because memory was short"
+    tqdm.write(
+        f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
+        f"{done.seconds:.1f} s on {restorer.device}{note}"
+    )
+    for word in after.notes:
+        # What a format cannot hold is said once, what a file lacks for each.
+        if word not in said:
+            tqdm.write(f"note: {done.source.name}: {word}")
+        said |= {word} if word.startswith(done.target.suffix.lower()) else set()
 
 
 def _manifest(options: argparse.Namespace, share: Share) -> Manifest:

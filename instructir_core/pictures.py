@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from . import colour, containers, deep
-from .containers import Finding, cut_off
+from .containers import Finding
 from .encode import encode, holds_pages
 from .files import write_atomically
 from .metadata import Metadata, numbers, read_exif
@@ -134,8 +134,8 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     except UnidentifiedImageError as exc:
         raise ValueError(
             f"{path}: found content starting with {data[:8]!r}, which is not readable as a "
-            f"picture; expected a complete {containers.NAMES} file. Convert it to one of these, or copy "
-            "it again if it should be one."
+            f"picture; expected a complete {containers.NAMES} file. Convert it to one of these, "
+            "or copy it again if it should be one."
         ) from exc
     except MemoryError as exc:
         raise OSError(
@@ -262,9 +262,8 @@ def _read_with_pillow(
         if depth < 8 and image.mode == "L" and "transparency" in image.info:
             # Pillow scales the samples of 2 and 4 bits to 8, but not the transparent value.
             image.info["transparency"] *= 255 // (2**depth - 1)
-        notes = ("read at 8 bits, where the file has more",) if containers.is_deeper(data, kind) else ()
-        if depth == 16:
-            notes = ("read at 8 bits, as it is an animation",)
+        cut = depth == 16 or containers.is_deeper(data, kind)
+        notes = ("read at 8 bits, where the file has more",) if cut else ()
         for number in range(frames):
             if number:
                 with _no_pillow_limit():

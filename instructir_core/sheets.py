@@ -74,9 +74,7 @@ def before_after_sheets(
     return [before_after(part, captions) for part in parts]
 
 
-def before_after(
-    rows: Sequence[tuple[Bytes, Bytes]], captions: Sequence[tuple[str, str]]
-) -> Bytes:
+def before_after(rows: Sequence[tuple[Bytes, Bytes]], captions: Sequence[tuple[str, str]]) -> Bytes:
     """Before and after side by side, one row for each picture, and the captions below.
 
     A caption is a sentence and what stands for it where no font has its characters.
