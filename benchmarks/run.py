@@ -39,7 +39,7 @@ def subjects(model: str, size: int, upstream: str | None, device: str) -> dict[s
     """What is measured, by name, each a function without arguments."""
     import torch
 
-    from instructir_core import bounded
+    from instructir_core import strips
     from instructir_core.model import InstructIR, NetworkConfig
 
     config = NetworkConfig(*CONFIGS[model])
@@ -75,7 +75,7 @@ def subjects(model: str, size: int, upstream: str | None, device: str) -> dict[s
 
     return {
         label: run(lambda: reference(image, embedding)),
-        "ours": run(lambda: bounded.run(ours, image, embedding)),
+        "ours": run(lambda: strips.run(ours, image, embedding)),
     }
 
 
@@ -130,7 +130,7 @@ def job_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per million pixels of ours with a warm heap: over sizes, then over batches."""
     import torch
 
-    from instructir_core import Restorer, bounded
+    from instructir_core import Restorer, strips
     from instructir_core.model import InstructIR, NetworkConfig
 
     keep_freed_memory()
@@ -143,7 +143,7 @@ def job_scaling(options: argparse.Namespace) -> dict[str, Any]:
     batches = {n: torch.rand(n, 256, 256, 3, device=options.device) for n in (1, 2, 4, 8)}
     jobs: dict[str, tuple[int, Callable]] = {
         **{
-            f"{size} px": (size**2, lambda x=x: bounded.run(restorer.network, x, embedding))
+            f"{size} px": (size**2, lambda x=x: strips.run(restorer.network, x, embedding))
             for size, x in sizes.items()
         },
         **{

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from . import bounded, pictures
-from .bounded import Plan
+from . import memory, pictures
 from .files import append_line, walk
 from .masks import fill_hidden
+from .memory import Plan
 from .pipeline import Restorer
 from .text import Instruction
 
@@ -260,10 +260,10 @@ def _restore_page(
         hidden = (alpha == 0)[..., None]
         pixels = fill_hidden(pixels, alpha)
     height, width = before.pixels.shape[:2]
-    free = bounded.free_memory(restorer.device)
-    restored, plan = bounded.with_smaller_pieces(
-        lambda plan: restorer.restore(pixels, instructions, strength, plan=plan),
-        restorer.plan(height, width, free, tile_size),
+    free = memory.free_memory(restorer.device)
+    restored, plan = memory.with_smaller_pieces(
+        lambda plan: restorer.restore(pixels, instructions, strength=strength, plan=plan),
+        restorer.plan(height, width, free=free, tile_size=tile_size),
     )
     restored = restored.cpu()
     if hidden is not None:

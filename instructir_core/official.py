@@ -291,8 +291,15 @@ def named_path(name: str | os.PathLike[str], folder: Path | None = None) -> Path
     return known.get(str(name), Path(name))
 
 
+def _head_of_pair(network: Path) -> Path | None:
+    """The ``lm_`` file beside an ``im_`` file of the same name, as upstream releases them."""
+    head = network.with_name(network.name.replace("im_", "lm_", 1))
+    return head if network.suffix == ".pt" and head != network and head.is_file() else None
+
+
 def load_named(
     name: str | os.PathLike[str],
+    *,
     head: str | os.PathLike[str] | None = None,
     text_encoder: str | os.PathLike[str] | None = None,
     folder: Path | None = None,
@@ -300,7 +307,8 @@ def load_named(
 ) -> Checkpoint:
     """A model by name, "mini" or "7d", or by path, with its head and text encoder where known.
 
-    ``head`` and ``text_encoder`` replace what the model brings; ``folder`` is where the official
+    Upstream's ``im_*.pt`` finds its ``lm_*.pt`` and the encoder's folder beside it. ``head`` and
+    ``text_encoder`` replace what the model brings; ``folder`` is where the official
     files are kept; ``progress`` reports their download. Errors as `load` and `fetch_official`.
     """
     if name == "mini":
@@ -313,6 +321,10 @@ def load_named(
         if checkpoint.network is None:
             load_network(name)  # raises, saying what was found
         beside = Path(name).parent / ENCODER_FOLDER
+        partner = _head_of_pair(Path(name))
+        if checkpoint.head is None and head is None and partner is not None and beside.is_dir():
+            head = partner
+            text_encoder = text_encoder or beside
         wanted = checkpoint.text_encoder is None and text_encoder is None
         # A file that was converted from the official pair finds the encoder next to it.
         if wanted and checkpoint.head is not None and _encoder_is_here(beside):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,30 +55,33 @@ def plain(restorer: Restorer, pixels: np.ndarray, text: str) -> np.ndarray:
 def test_score(restorer: Restorer, photos: Path, upstream: bool) -> None:
     images = sets.synthetic(photos, "noise25")
     found = [row for row, _ in experiments.score(restorer, images, upstream=upstream)]
-    assert [row["image"] for row in found] == ["a", "b", "c"]
+    assert [row.image for row in found] == ["a", "b", "c"]
     for row, whole in zip(found, images, strict=True):
         pair = sets.cropped(whole) if upstream else whole
         result = plain(restorer, pair.degraded, TASKS["noise"].prompt)
         assert result.max() > 1 or result.min() < 0  # so that clamping shows
         result = result if upstream else result.clip(0, 1)
         expected = peak_signal_noise_ratio(pair.clean, result, data_range=1)
-        assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
+        assert row.restored["psnr_float"] == pytest.approx(expected, abs=1e-4)
         rounded, target = (
             np.rint(a.clip(0, 1) * 255).astype(np.uint8) for a in (result, pair.clean)
         )
         expected = structural_similarity(
             target, rounded, channel_axis=-1, gaussian_weights=True, use_sample_covariance=False
         )
-        assert row["restored_ssim_8bit"] == pytest.approx(expected, abs=1e-4)
+        assert row.restored["ssim_8bit"] == pytest.approx(expected, abs=1e-4)
         expected = peak_signal_noise_ratio(pair.clean, pair.degraded, data_range=1)
-        assert row["input_psnr_float"] == pytest.approx(expected, abs=1e-4)
-        assert (row["height"], row["width"]) == ((32, 48) if upstream else (35, 50))
-        assert row["protocol"] == ("upstream" if upstream else "whole")
-        assert row["sentence"] == TASKS["noise"].prompt
+        assert row.input["psnr_float"] == pytest.approx(expected, abs=1e-4)
+        assert (row.height, row.width) == ((32, 48) if upstream else (35, 50))
+        assert row.protocol == ("upstream" if upstream else "whole")
+        assert row.sentence == TASKS["noise"].prompt
     assert len(list(experiments.score(restorer, images, limit=2))) == 2
     again = experiments.score(restorer, images, lpips=lambda *_: 0.25, upstream=upstream)
-    lpips = {"restored_lpips": 0.25, "input_lpips": 0.25}
-    assert [row | lpips for row in found] == [row for row, _ in again]
+    lpips = {"lpips": 0.25}
+    assert [
+        replace(row, input={**row.input, **lpips}, restored={**row.restored, **lpips})
+        for row in found
+    ] == [row for row, _ in again]
 
 
 def test_whole_pictures_are_scored_as_they_are_restored(restorer: Restorer, photos: Path) -> None:
@@ -88,7 +92,7 @@ def test_whole_pictures_are_scored_as_they_are_restored(restorer: Restorer, phot
     restored = restorer.restore(torch.from_numpy(pair.degraded), instruction).numpy()
     np.testing.assert_allclose(shown[1][1], restored, atol=1e-6)
     expected = peak_signal_noise_ratio(pair.clean, restored, data_range=1)
-    assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert row.restored["psnr_float"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_wording(restorer: Restorer, photos: Path) -> None:
@@ -97,15 +101,15 @@ def test_wording(restorer: Restorer, photos: Path) -> None:
     assert len(rows) == 9 and rows == list(
         experiments.wording(restorer, images, SENTENCES, count=3)
     )
-    used = [{row["sentence"] for row in rows if row["image"] == name} for name in "abc"]
+    used = [{row.sentence for row in rows if row.image == name} for name in "abc"]
     assert all(len(texts) == 3 and texts < {s.text for s in SENTENCES[:4]} for texts in used)
     first = next(iter(images))
     expected = peak_signal_noise_ratio(
-        first.clean, plain(restorer, first.degraded, rows[0]["sentence"]).clip(0, 1), data_range=1
+        first.clean, plain(restorer, first.degraded, rows[0].sentence).clip(0, 1), data_range=1
     )
-    assert rows[0]["psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert rows[0].psnr_float == pytest.approx(expected, abs=1e-4)
     (summary,) = report.summarise(rows)["wording"]
-    values = np.array([row["psnr_float"] for row in rows]).reshape(3, 3)
+    values = np.array([row.psnr_float for row in rows]).reshape(3, 3)
     assert summary["psnr_float_mean"] == pytest.approx(values.mean())
     assert summary["psnr_float_std"] == pytest.approx(values.std(axis=1).mean())
     assert summary["psnr_float_worst"] == pytest.approx(values.min(axis=1).mean())
@@ -117,20 +121,20 @@ def test_identity(restorer: Restorer, photos: Path) -> None:
     paths = sets.files(photos)
     rows = list(experiments.identity(restorer, paths, SENTENCES, count=2, size=24, limit=2))
     assert len(rows) == 2 * 2 * (1 + len(TASKS) + len(TASKS))
-    kinds = {row["set"] for row in rows}
+    kinds = {row.set for row in rows}
     assert {"clean, asked none", "rain degraded, asked none", "clean, asked rain"} < kinds
     assert "rain degraded, asked rain" not in kinds
-    row = next(row for row in rows if row["set"] == "clean, asked haze")
+    row = next(row for row in rows if row.set == "clean, asked haze")
     clean = np.asarray(Image.open(photos / "a.png"))[5:29, 13:37].astype(np.float32) / 255
-    result = plain(restorer, clean, row["sentence"]).clip(0, 1)
+    result = plain(restorer, clean, row.sentence).clip(0, 1)
     expected = peak_signal_noise_ratio(clean, result, data_range=1)
-    assert row["psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert row.psnr_float == pytest.approx(expected, abs=1e-4)
 
 
 def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Path) -> None:
     paths = sets.files(photos)[:1]
     ((rows, shown),) = experiments.chain(restorer, paths, "sr2+noise25")
-    assert [(row["link"], row.get("task")) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
+    assert [(row.link, row.task) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
     clean = np.asarray(Image.open(photos / "a.png")).astype(np.float32) / 255
     small = sets.down_up(clean, 2)
     degraded = sets.paper_noise(small, 25).astype(np.float32)
@@ -140,8 +144,8 @@ def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Pat
     np.testing.assert_allclose(shown[2][1], expected, atol=1e-4)
     for row, stage in ((rows[0], degraded), (rows[2], expected)):
         wanted = peak_signal_noise_ratio(np.rint(clean * 255), np.rint(stage * 255), data_range=255)
-        assert row["psnr_8bit"] == pytest.approx(wanted, abs=1e-2)
-    assert shown[3][0] == "target" and shown[0][0] == f"input {rows[0]['psnr_float']:.2f} dB"
+        assert row.psnr_8bit == pytest.approx(wanted, abs=1e-2)
+    assert shown[3][0] == "target" and shown[0][0] == f"input {rows[0].psnr_float:.2f} dB"
 
 
 def test_sentences(restorer: Restorer, tmp_path: Path) -> None:
@@ -198,9 +202,11 @@ def test_published_scores_have_the_published_averages(
 
 def score_row(name: str, psnr: float, ssim: float) -> report.Row:
     kinds = [f"{m}_{k}" for k in ("float", "8bit", "y", "y_swapped") for m in ("psnr", "ssim")]
-    row = {"test": "score", "set": name, "task": "noise", "image": "1", "protocol": "upstream"}
-    row |= {f"input_{kind}": 20.0 for kind in kinds}
-    return row | {f"restored_{kind}": psnr if "psnr" in kind else ssim for kind in kinds}
+    given = dict.fromkeys(kinds, 20.0)
+    restored = {kind: psnr if "psnr" in kind else ssim for kind in kinds}
+    return report.Row(
+        "score", name, "noise", "1", protocol="upstream", input=given, restored=restored
+    )
 
 
 def test_gap_to_the_paper() -> None:
@@ -216,14 +222,15 @@ def test_gap_to_the_paper() -> None:
     line = report.score_line(summary["score"][0])
     assert all(part in line for part in ("CBSD68 sigma 25", "31.00", "+11.00", "0.850"))
     assert not report.tables(report.summarise([score_row("mine", 30.0, 0.8)]))
-    whole = report.summarise([{**row, "protocol": "whole"} for row in rows])
+    whole = report.summarise([replace(row, protocol="whole") for row in rows])
     assert not whole["published"] and "--upstream" in report.tables(whole)
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = report.Report(tmp_path / "out", {"model": "tiny"})
     assert not list((tmp_path / "out").iterdir())  # results of an earlier run stay until the first
-    found.add([{**score_row("mine", 30.0, 0.8), "input_psnr_float": float("inf")}])
+    row = score_row("mine", 30.0, 0.8)
+    found.add([replace(row, input={**row.input, "psnr_float": float("inf")})])
     found.save()
     content = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert content["provenance"] == {"model": "tiny"}
@@ -261,7 +268,7 @@ def test_from_python_it_takes_three_lines(
     found = experiments.evaluate(
         restorer, experiments.Evaluation(sets=[sets.synthetic(photos, "noise25")])
     )
-    assert [row["test"] for row in found.rows] == ["score"] * 3
+    assert [row.test for row in found.rows] == ["score"] * 3
     assert "CBSD68 noise25" in capsys.readouterr().out
 
 

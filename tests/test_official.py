@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_model import TINY, fill
 
-from instructir_core import official
+from instructir_core import Restorer, official
 from instructir_core.model import InstructIR
+from instructir_core.tasks import OFFICIAL_TASKS
 from instructir_core.text import InstructionHead
 
 
@@ -192,3 +193,24 @@ def test_another_encoder_is_refused(tmp_path: Path, hub: dict[str, bytes]) -> No
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 12}))
     with pytest.raises(ValueError, match=r"expected .*'bert', 3, 384"):
         official.check_bge_micro(tmp_path)
+
+
+def test_upstreams_pair_is_found_by_its_names(tmp_path: Path, hub: dict[str, bytes]) -> None:
+    folder = tmp_path / "models"
+    (folder / "bge-micro-v2").mkdir(parents=True)
+    for name, content in hub.items():
+        owner, _, file = name.rpartition("/")
+        (folder / ("bge-micro-v2" if "bge" in owner else "") / file).write_bytes(content)
+    network = folder / "im_instructir-7d.pt"
+    found = official.load_named(network)
+    assert found.tasks == OFFICIAL_TASKS and found.head is not None
+    head = torch.load(folder / "lm_instructir-7d.pt", weights_only=True)
+    assert torch.equal(found.head.fc1.weight, head["fc1.weight"])
+    assert Restorer.from_pretrained(network).encode("remove the rain").model == network.stem
+    # A head that is named wins; a network of another name stands alone.
+    other = tmp_path / "other.pt"
+    torch.save(fill(InstructionHead(384, 256, 7), 2.0).state_dict(), other)
+    named = official.load_named(network, head=other)
+    assert named.head is not None and not torch.equal(named.head.fc1.weight, found.head.fc1.weight)
+    network.rename(folder / "mine.pt")
+    assert official.load_named(folder / "mine.pt").head is None

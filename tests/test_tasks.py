@@ -89,10 +89,10 @@ found = evaluate(restorer, Evaluation(
     sets=[sets.synthetic(photos, "dust", size=32)], sentences=asked, limit=1, size=32,
     unchanged=sets.files(photos), chains=[(sets.files(photos), "dust+noise25")],
 ))
-assert {row["sentence"] for row in found.rows if row["test"] == "score"} == {TASKS["dust"].prompt}
-identity = {row["set"] for row in found.rows if row["test"] == "identity"}
+assert {row.sentence for row in found.rows if row.test == "score"} == {TASKS["dust"].prompt}
+identity = {row.set for row in found.rows if row.test == "identity"}
 assert {"clean, asked dust", "dust degraded, asked none"} <= identity
-assert report.confusion([r for r in found.rows if r["test"] == "sentences"])[1].shape == (9, 9)
+assert report.confusion([r for r in found.rows if r.test == "sentences"])[1].shape == (9, 9)
 
 # The node's menu.
 fake_host.ROOT = root

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import bounded
+from .. import strips
 from ..pipeline import Restorer
 from ..tasks import CLASSES, NO_TASK, TASKS
 from ..text import Instruction
@@ -64,7 +64,7 @@ def network_output(
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
     embedding = instruction.embedding.to(restorer.device, restorer.dtype)
-    restored = bounded.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
+    restored = strips.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
     return (restored if upstream else restored.clamp(0.0, 1.0)).cpu().numpy()
 
 
@@ -88,19 +88,27 @@ def score(
     for pair in _progress(images, images.name, images.count, limit):
         pair = cropped(pair) if upstream else pair
         result = network_output(restorer, pair.degraded, instruction, upstream=upstream)
-        row = _row("score", images.name, images.task, pair.name, instruction)
-        row["protocol"] = UPSTREAM if upstream else WHOLE
-        row["height"], row["width"] = pair.clean.shape[:2]
-        for label, picture in (("input", pair.degraded), ("restored", result)):
-            scores = measure(picture, pair.clean)
-            if lpips is not None:
-                scores["lpips"] = lpips(picture, pair.clean)
-            row |= {f"{label}_{name}": value for name, value in scores.items()}
-        captions = [f"{label} {row[f'{label}_psnr_float']:.2f} dB" for label in _STAGES]
-        yield row, [*zip(captions, (pair.degraded, result), strict=True), ("target", pair.clean)]
-
-
-_STAGES = ("input", "restored")
+        before, after = (measure(picture, pair.clean) for picture in (pair.degraded, result))
+        if lpips is not None:
+            before["lpips"] = lpips(pair.degraded, pair.clean)
+            after["lpips"] = lpips(result, pair.clean)
+        height, width = pair.clean.shape[:2]
+        row = replace(
+            _row("score", images.name, images.task, pair.name, instruction),
+            protocol=UPSTREAM if upstream else WHOLE,
+            height=height,
+            width=width,
+            input=before,
+            restored=after,
+        )
+        yield (
+            row,
+            [
+                (f"input {before['psnr_float']:.2f} dB", pair.degraded),
+                (f"restored {after['psnr_float']:.2f} dB", result),
+                ("target", pair.clean),
+            ],
+        )
 
 
 def wording(
@@ -116,7 +124,7 @@ def wording(
             instruction = restorer.encode(text)
             result = network_output(restorer, pair.degraded, instruction)
             row = _row("wording", images.name, images.task, pair.name, instruction)
-            yield row | _both_psnr(result, pair.clean)
+            yield _with_psnr(row, result, pair.clean)
 
 
 def phrasings(sentences: Sequence[LabelledSentence], task: str, count: int, seed: str) -> list[str]:
@@ -160,7 +168,7 @@ def identity(
                 for state, pixels in given.items():
                     result = network_output(restorer, pixels, instruction)
                     row = _row("identity", f"{state}, asked {task}", task, path.stem, instruction)
-                    yield row | _both_psnr(result, np.asarray(pixels, np.float32))
+                    yield _with_psnr(row, result, np.asarray(pixels, np.float32))
 
 
 def chain(
@@ -181,17 +189,16 @@ def chain(
         picture = clean
         for _, degrade in steps:
             picture = np.asarray(degrade(picture, path.stem), np.float32)
-        first = {"test": "chain", "set": name, "image": path.stem, "link": 0}
-        rows, shown = [first | _both_psnr(picture, clean)], [("input", picture)]
+        rows = [_with_psnr(Row("chain", name, image=path.stem, link=0), picture, clean)]
+        shown = [("input", picture)]
         for number, (task, instruction) in enumerate(links, start=1):
             result = network_output(restorer, picture, instruction)
-            row = _row("chain", name, task, path.stem, instruction) | {"link": number}
-            rows.append(row | _both_psnr(result, clean))
+            row = _row("chain", name, task, path.stem, instruction)
+            rows.append(_with_psnr(replace(row, link=number), result, clean))
             picture = result
             shown.append((task, picture))
         captions = [
-            f"{label} {row['psnr_float']:.2f} dB"
-            for (label, _), row in zip(shown, rows, strict=True)
+            f"{label} {row.psnr_float:.2f} dB" for (label, _), row in zip(shown, rows, strict=True)
         ]
         yield rows, [*zip(captions, (p for _, p in shown), strict=True), ("target", clean)]
 
@@ -253,28 +260,19 @@ def read_all(restorer: Restorer, sentences: Sequence[LabelledSentence]) -> Itera
                 f"{', '.join(CLASSES)}. Correct the file."
             )
         row = _row("sentences", "", sentence.task, "", restorer.encode(sentence.text))
-        yield row | {"speaker": sentence.speaker}
+        yield replace(row, speaker=sentence.speaker)
 
 
 # --- shared ------------------------------------------------------------------------------------
 
 
 def _row(test: str, name: str, task: str, image: str, instruction: Instruction) -> Row:
-    return {
-        "test": test,
-        "set": name,
-        "task": task,
-        "image": image,
-        "sentence": instruction.text,
-        "read_as": instruction.task,
-    }
+    return Row(test, name, task, image, instruction.text, instruction.task)
 
 
-def _both_psnr(result: Pixels, target: Pixels) -> Row:
-    return {
-        "psnr_float": psnr(result, target),
-        "psnr_8bit": psnr(to_8bit(result), to_8bit(target), 255),
-    }
+def _with_psnr(row: Row, result: Pixels, target: Pixels) -> Row:
+    rounded = psnr(to_8bit(result), to_8bit(target), 255)
+    return replace(row, psnr_float=psnr(result, target), psnr_8bit=rounded)
 
 
 def _progress(items: Any, label: str, count: int, limit: int | None) -> Iterator[Any]:
@@ -364,8 +362,8 @@ def evaluate(
     limit, size = evaluation.limit, evaluation.size
     for row in read_all(restorer, evaluation.sentences):
         report.add([row])
-        if row["task"] != row["read_as"]:
-            tell(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
+        if row.task != row.read_as:
+            tell(f"  read {row.read_as} instead of {row.task}: {row.sentence}")
     if evaluation.sets:
         tell(score_header(upstream=evaluation.upstream))
     for images in evaluation.sets:
@@ -382,7 +380,7 @@ def evaluate(
         report.save()
     for paths, composition in evaluation.chains:
         for index, (rows, shown) in enumerate(chain(restorer, paths, composition, size, limit)):
-            report.show(rows[0]["set"], shown, index, min(len(paths), limit or len(paths)))
+            report.show(rows[0].set, shown, index, min(len(paths), limit or len(paths)))
             report.add(rows)
         report.save()
     if evaluation.unchanged:

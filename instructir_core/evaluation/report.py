@@ -10,6 +10,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,43 @@ from .metrics import CONVENTIONS, Pixels
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
 from .sets import published_images
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. What its experiment knows nothing of is None or empty."""
+
+    test: str
+    """Which experiment: score, wording, identity, chain or sentences."""
+    set: str
+    task: str | None = None
+    image: str = ""
+    sentence: str | None = None
+    read_as: str | None = None
+    """The task that was read in the sentence."""
+    speaker: str | None = None
+    protocol: str | None = None
+    """`WHOLE` or `UPSTREAM`."""
+    height: int | None = None
+    width: int | None = None
+    link: int | None = None
+    """Of a chain: how many instructions were carried out."""
+    psnr_float: float | None = None
+    psnr_8bit: float | None = None
+    input: Mapping[str, float] = field(default_factory=dict)
+    """Scores of `metrics.CONVENTIONS`, of what was given and of what came out."""
+    restored: Mapping[str, float] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """What is known, flat, as files hold it: ``input_psnr_float`` and so on."""
+        flat: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                flat |= {f"{name}_{score}": number for score, number in value.items()}
+            elif value is not None:
+                flat[name] = value
+        return flat
+
+
 Captioned = list[tuple[str, Pixels]]
 """Captions and (H, W, 3) pictures to look at beside a row."""
 WHOLE, UPSTREAM = "whole", "upstream"
@@ -41,8 +78,8 @@ def summarise(rows: Sequence[Row]) -> Summary:
     def of(test: str, *keys: str) -> dict[tuple[Any, ...], list[Row]]:
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
-            if row["test"] == test:
-                groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+            if row.test == test:
+                groups.setdefault(tuple(getattr(row, k) for k in keys), []).append(row)
         return groups
 
     summary: Summary = {
@@ -56,7 +93,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
             {
                 "set": name,
                 "link": link,
-                "task": group[0].get("task", ""),
+                "task": group[0].task or "",
                 "images": len(group),
                 **_mean_and_least(group),
             }
@@ -64,7 +101,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         ],
     }
     summary["published"] = beside_published(summary["score"])
-    sentences = [row for row in rows if row["test"] == "sentences"]
+    sentences = [row for row in rows if row.test == "sentences"]
     if sentences:
         classes, counts = confusion(sentences)
         speakers = {
@@ -84,16 +121,16 @@ def summarise_scores(rows: Sequence[Row]) -> Summary:
     """The means of one set's rows, and what restoring gained."""
     first = rows[0]
     means = {
-        key: float(np.mean([row[key] for row in rows]))
-        for key in first
-        if key.startswith(("input_", "restored_"))
+        f"{stage}_{name}": float(np.mean([getattr(row, stage)[name] for row in rows]))
+        for stage in ("input", "restored")
+        for name in getattr(first, stage)
     }
     gains = {
         f"gain_{name}": means[f"restored_{name}"] - means[f"input_{name}"]
         for name in CONVENTIONS
         if name.startswith("psnr") and math.isfinite(means.get(f"input_{name}", math.inf))
     }
-    told = {key: first[key] for key in ("set", "task", "protocol")}
+    told = {"set": first.set, "task": first.task, "protocol": first.protocol}
     return {**told, "images": len(rows), **means, **gains}
 
 
@@ -123,15 +160,15 @@ def beside_published(scores: Sequence[Summary]) -> list[Summary]:
 def _wording(rows: Sequence[Row]) -> Summary:
     by_image: dict[str, list[Row]] = {}
     for row in rows:
-        by_image.setdefault(row["image"], []).append(row)
+        by_image.setdefault(row.image, []).append(row)
     summary: Summary = {
-        "set": rows[0]["set"],
+        "set": rows[0].set,
         "images": len(by_image),
         "phrasings": len(rows) // len(by_image),
         "read_right": _share_read(rows),
     }
     for name in ("psnr_float", "psnr_8bit"):
-        values = [[row[name] for row in group] for group in by_image.values()]
+        values = [[getattr(row, name) for row in group] for group in by_image.values()]
         summary[f"{name}_mean"] = float(np.mean([np.mean(v) for v in values]))
         summary[f"{name}_std"] = float(np.mean([np.std(v) for v in values]))
         summary[f"{name}_worst"] = float(np.mean([np.min(v) for v in values]))
@@ -140,22 +177,22 @@ def _wording(rows: Sequence[Row]) -> Summary:
 
 def _mean_and_least(rows: Sequence[Row]) -> Summary:
     return {
-        f"{name}_{label}": float(reduce([row[name] for row in rows]))
+        f"{name}_{label}": float(reduce([getattr(row, name) for row in rows]))
         for name in ("psnr_float", "psnr_8bit")
         for label, reduce in (("mean", np.mean), ("least", np.min))
     }
 
 
 def _share_read(rows: Sequence[Row]) -> float:
-    return sum(row["task"] == row["read_as"] for row in rows) / len(rows)
+    return sum(row.task == row.read_as for row in rows) / len(rows)
 
 
-def confusion(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """(classes, counts) of rows with ``task`` and ``read_as``: a row a task, a column a reading."""
+def confusion(rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """(classes, counts) of sentences: a row for each task, a column for each reading."""
     classes = [*CLASSES]
     counts = np.zeros((len(classes), len(classes)), np.int64)
     for row in rows:
-        counts[classes.index(row["task"]), classes.index(row["read_as"])] += 1
+        counts[classes.index(row.task or ""), classes.index(row.read_as or "")] += 1
     return classes, counts
 
 
@@ -330,17 +367,18 @@ class Report:
         """Write what was collected so far, if there is a folder."""
         if self.folder is None:
             return
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        flat = [row.columns() for row in self.rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(flat)
         write_atomically(self.folder / "results.csv", text.getvalue().encode())
         result = {
             "provenance": self.provenance,
             "conventions": CONVENTIONS,
             "summary": summarise(self.rows),
-            "rows": self.rows,
+            "rows": flat,
         }
         content = json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / "results.json", content.encode())

@@ -83,12 +83,7 @@ def train(
     process calls this alike. Raises ``ValueError`` when a task has no source, or ``out`` holds a
     run of another config.
     """
-    lacking = [t for t in config.shares if t != NO_TASK and t not in sources]
-    if lacking:
-        raise ValueError(
-            f"Found no training pictures for {', '.join(lacking)}; expected a data set for each "
-            "task of the preset. Add the data sets, or clean photos to degrade."
-        )
+    _check_sources(sources, config)
     accelerator = _accelerator(config, out, device)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
@@ -126,6 +121,15 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return path
+
+
+def _check_sources(sources: Mapping[str, Source], config: TrainingConfig) -> None:
+    lacking = [t for t in config.shares if t != NO_TASK and t not in sources]
+    if lacking:
+        raise ValueError(
+            f"Found no training pictures for {', '.join(lacking)}; expected a data set for each "
+            "task of the preset. Add the data sets, or clean photos to degrade."
+        )
 
 
 def _accelerator(config: TrainingConfig, out: Path, device: str | None) -> Accelerator:
