@@ -399,6 +399,8 @@ def _check(pairs: Sequence[FilePair], folder: Path) -> tuple[list[FilePair], lis
 
 def _size(path: Path) -> tuple[int, int] | None:
     """(width, height) as shown, by the header alone; None where it cannot be read."""
+    if not path.is_file():  # a pipe would wait for ever
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
