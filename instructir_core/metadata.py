@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ElementTree  # nosec B405: no entities, see _edit_xmp
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from xml.parsers.expat import ExpatError

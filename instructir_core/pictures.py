@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from . import colour, containers, deep
 from .containers import Finding
 from .encode import encode, holds_pages
-from .files import write_atomically
+from .files import brief, write_atomically
 from .metadata import Metadata, numbers, read_exif
 
 FORMATS = {
@@ -148,8 +148,13 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
                 f"{path}: could not be opened ({exc.strerror}); expected a file that you may "
                 "read. Check the path and its permissions."
             ) from exc
+        if isinstance(exc, NotImplementedError) or "nsupported" in str(exc):
+            raise ValueError(
+                f"{path}: found a picture of a kind that is not read ({brief(exc)}); expected a "
+                "usual one. Save it anew in an image editor."
+            ) from exc
         raise ValueError(
-            f"{path}: found a damaged or cut-off picture ({str(exc)[:300]}); expected a complete "
+            f"{path}: found a damaged or cut-off picture ({brief(exc)}); expected a complete "
             "file. Copy or download it again, or repair it by saving it anew in an image editor."
         ) from exc
 

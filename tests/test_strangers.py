@@ -527,3 +527,84 @@ def test_brief_is_one_short_printable_line() -> None:
     assert (
         files.brief("a\n b\x1b[2J\ud800" + "x" * 1000, 30) == r"a b\x1b[2J\ud800" + "x" * 13 + "…"
     )
+
+
+# --- all of it together ------------------------------------------------------------------------
+
+
+def odd_folder(folder: Path) -> tuple[set[str], set[str]]:
+    """Sixty odd files: the names of those to be restored, and of those to be told of."""
+    good, bad = set(), set()
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8))
+
+    def put(name: str, data: bytes, restored: bool) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        (good if restored else bad).add(name)
+
+    def made(image: Image.Image, kind: str, **options: Any) -> bytes:
+        place = folder.parent / "made"
+        image.save(place, kind, **options)
+        return place.read_bytes()
+
+    for suffix in (".png", ".jpg", ".jpe", ".jfif", ".JPEG", ".webp", ".tif", ".TIFF", ".bmp",
+                   ".avif"):  # fmt: skip
+        kind = pictures.FORMATS[suffix.lower()]
+        whole = made(small, kind)
+        put(f"whole{suffix}", whole, True)
+        put(f"half{suffix}", whole[: len(whole) // 2], False)
+        put(f"empty{suffix}", b"", False)
+    for suffix in (".jxl", ".exr"):
+        deep = pictures.Picture(np.float32(np.asarray(small)) / 255, bits=16)
+        pictures.write(folder / f"deep{suffix}", deep)
+        good.add(f"deep{suffix}")
+        put(f"cut{suffix}", (folder / f"deep{suffix}").read_bytes()[:-40], False)
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
+        put(f"mode {mode.replace(';', '')}.png", made(small.convert(mode), "PNG"), True)
+    put("cmyk.jpg", made(small.convert("CMYK"), "JPEG"), True)
+    put("cmyk.tif", made(small.convert("CMYK"), "TIFF"), True)
+    put("pages.tif", made(small, "TIFF", save_all=True, append_images=[small]), True)
+    put("moving.webp", made(small, "WEBP", save_all=True, append_images=[small.rotate(90)]), True)
+    put("moving.png", made(small, "PNG", save_all=True, append_images=[small.rotate(90)]), True)
+    whole = made(small, "PNG")
+    put("other name.jpg", whole, True)  # told by content
+    put("bad chunk.png", whole[:33] + b"\0\0\0\1tEXt!\0\0\0\0" + whole[33:], True)
+    put("gif.png", made(small, "GIF"), False)
+    put("text.png", b"hello", False)
+    put("web page.jpg", b"<html>404</html>", False)
+    put("float.tif", made(small.convert("F"), "TIFF"), False)
+    put("lab.tif", made(Image.new("LAB", (4, 4)), "TIFF"), False)
+    put("raw.tif", made(small, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), False)
+    put("a\nb é 图 [x].png", whole, True)
+    for name in ("pipe.png", "self.png", "gone.jpg"):
+        bad.add(name)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "gone.jpg").symlink_to("nothing")
+    # And what is neither: no line, no count.
+    (folder / "album.jpg").mkdir()
+    (folder / "._whole.png").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.txt").write_text("no picture")
+    return good, bad
+
+
+@posix
+def test_a_folder_of_sixty_odd_files(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    good, bad = odd_folder(tmp_path / "in")
+    assert len(good) + len(bad) >= 60
+    assert main(arguments(weights, tmp_path / "in", tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == good
+    links = 3  # refused before they count as pictures
+    total = len(good) + len(bad) - links
+    assert f"{total} pictures, {len(bad)} failed" in said.out
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(bad)
+    for name in bad:
+        assert sum(f"/{name}: found" in line for line in errors) == 1, (name, errors)
+    for name in good:
+        read = list(pictures.pages(tmp_path / "out" / name))
+        assert len(read) == (2 if name.startswith(("pages", "moving")) else 1)
