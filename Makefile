@@ -18,8 +18,8 @@ stress: .venv/ready
 	$(BIN)/python -m pytest -m stress -s tests/test_stress.py
 
 # A table of the versions that it works with; each gets an environment of its own, in turn.
-compat:
-	$(PYTHON) tests/compat.py
+compat: .venv/ready
+	$(BIN)/python tests/compat.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
