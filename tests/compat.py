@@ -19,7 +19,6 @@ TESTS = [
 ]
 ROWS = {
     "as pinned": [],
-    "pillow 10.1": ["pillow==10.1.0"],
     "pillow 11.3": ["pillow==11.3.0"],
     "pillow 12.3": ["pillow==12.3.0"],
     "numpy 1.26": ["numpy==1.26.4"],

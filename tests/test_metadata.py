@@ -27,6 +27,12 @@ IPTC = b"\x1c\x02\x50\x00\x04Jane" + b"\x1c\x02\x5a\x00\x06Madrid"
 NOTE = b"Nikon\0\2\x10\0\0" + bytes(range(64))
 
 
+INNER: dict[int, Any] = {
+    0x9003: "2020:01:02 03:04:05", 0x829A: 0.01, 0xA002: 24, 0xA003: 16, 0x927C: NOTE,
+}  # fmt: skip
+PLACE: dict[int, Any] = {1: "N", 2: (48.0, 8.0, 30.0)}
+
+
 def pixels(height: int = 16, width: int = 24) -> Any:
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 10, y * 15, 255 - x * 5 - y * 5], axis=2).astype(np.uint8)
@@ -36,11 +42,9 @@ def exif(orientation: int = 1, place: bool = True) -> Image.Exif:
     found = Image.Exif()
     found[0x010F], found[0x0132], found[0x0112] = "Maker", "2020:01:02 03:04:05", orientation
     found[0x0100] = 99
-    found.get_ifd(0x8769).update(
-        {0x9003: "2020:01:02 03:04:05", 0x829A: 0.01, 0xA002: 24, 0xA003: 16, 0x927C: NOTE}
-    )
+    found[0x8769] = dict(INNER)
     if place:
-        found.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 30.0)})
+        found[0x8825] = dict(PLACE)
     return found
 
 
@@ -63,9 +67,9 @@ def source(path: Path, orientation: int = 1) -> Path:
         tags: Any = TiffImagePlugin.ImageFileDirectory_v2()
         main = exif(orientation)
         del main[0x0100]  # its width
-        tags.update(main)
+        tags.update({k: v for k, v in main.items() if k not in (0x8769, 0x8825)})
         tags.update({700: XMP, 33723: IPTC})
-        tags[0x8769], tags[0x8825] = dict(main.get_ifd(0x8769)), dict(main.get_ifd(0x8825))
+        tags[0x8769], tags[0x8825] = dict(INNER), dict(PLACE)
         options = {"dpi": (300, 300), "tiffinfo": tags}
     Image.fromarray(pixels()).save(path, icc_profile=SRGB, **options)
     if path.suffix == ".jpg":
