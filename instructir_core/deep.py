@@ -259,6 +259,7 @@ def _spec(oiio: Any, sheet: Sheet, kind: str) -> Any:
     spec = oiio.ImageSpec(width, height, channels, depth)
     spec["oiio:UnassociatedAlpha"] = 1
     spec["compression"] = {"JPEGXL": "jpegxl:100", "PNG": ""}.get(kind, "zip")
+    spec["DateTime"] = ""  # or it writes the time, and no two files are alike
     if kind == "JPEGXL":
         spec["jpegxl:effort"] = 3
     if channels in (2, 4):

@@ -264,9 +264,11 @@ def _read_with_pillow(
             for page in deep.read(path, data, "PNG", 0, MAX_PIXELS):
                 yield replace(_of_deep(page, metadata, orientation), icc=icc)
             return
-        if depth < 8 and image.mode == "L" and "transparency" in image.info:
-            # Pillow scales the samples of 2 and 4 bits to 8, but not the transparent value.
-            image.info["transparency"] *= 255 // (2**depth - 1)
+        clear = image.info.get("transparency")
+        if depth < 8 and image.mode in ("1", "L") and isinstance(clear, int):
+            # Pillow scales the samples to 8 bits, but the transparent value at most in newer versions.
+            image = image.convert("L")
+            image.info["transparency"] = min(255, clear * (255 // (2**depth - 1)))
         cut = depth == 16 or containers.is_deeper(data, kind)
         notes = ("read at 8 bits, where the file has more",) if cut else ()
         for number in range(frames):

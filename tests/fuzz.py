@@ -244,7 +244,7 @@ def picture_files(place: Path) -> Case:
     wholes: list[tuple[str, bytes]] = []
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"
-    exif[0x8825] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0)})
     frames = [Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)) for _ in range(3)]
     for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".avif"):
         for several in (False, True):

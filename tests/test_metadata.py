@@ -42,9 +42,9 @@ def exif(orientation: int = 1, place: bool = True) -> Image.Exif:
     found = Image.Exif()
     found[0x010F], found[0x0132], found[0x0112] = "Maker", "2020:01:02 03:04:05", orientation
     found[0x0100] = 99
-    found[0x8769] = dict(INNER)
+    found.get_ifd(0x8769).update(INNER)
     if place:
-        found[0x8825] = dict(PLACE)
+        found.get_ifd(0x8825).update(PLACE)
     return found
 
 

@@ -368,7 +368,7 @@ def test_a_location_is_told_and_left_out(
 ) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
-    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 30.0)}
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 30.0)})
     source = picture(tmp_path / "a.jpg", exif=exif)
     assert main(arguments(weights, source, tmp_path / "b.jpg")) == 0
     assert "--metadata no-location" in capsys.readouterr().out
