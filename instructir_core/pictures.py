@@ -264,11 +264,6 @@ def _read_with_pillow(
             for page in deep.read(path, data, "PNG", 0, MAX_PIXELS):
                 yield replace(_of_deep(page, metadata, orientation), icc=icc)
             return
-        clear = image.info.get("transparency")
-        if depth < 8 and image.mode in ("1", "L") and isinstance(clear, int):
-            # Pillow scales the samples to 8 bits, but the transparent value at most in newer versions.
-            image = image.convert("L")
-            image.info["transparency"] = min(255, clear * (255 // (2**depth - 1)))
         cut = depth == 16 or containers.is_deeper(data, kind)
         notes = ("read at 8 bits, where the file has more",) if cut else ()
         for number in range(frames):
@@ -277,7 +272,7 @@ def _read_with_pillow(
                     image.seek(number)
                     _check_size(*image.size)
                     image.load()
-            samples, profile = _samples(image, icc)
+            samples, profile = _samples(image, icc, depth)
             picture = _picture(samples, 255, orientation, profile, metadata)
             duration = int(image.info.get("duration") or 0) if frames > 1 else 0
             loop = int(image.info.get("loop") or 0)
@@ -286,8 +281,15 @@ def _read_with_pillow(
             yield replace(picture, notes=notes)
 
 
-def _samples(image: Image.Image, icc: bytes | None) -> tuple[npt.NDArray[np.uint8], bytes | None]:
+def _samples(
+    image: Image.Image, icc: bytes | None, depth: int
+) -> tuple[npt.NDArray[np.uint8], bytes | None]:
     """The pixels of a loaded frame as (H, W) or (H, W, 2 to 4), and their profile."""
+    clear = image.info.get("transparency")
+    if depth < 8 and image.mode in ("1", "L") and isinstance(clear, int):
+        # Pillow scales samples to 8 bits, but the transparent value only in newer versions.
+        image = image.convert("L")
+        image.info["transparency"] = min(255, clear * (255 // (2**depth - 1)))
     if image.mode == "CMYK":
         return np.asarray(colour.cmyk_to_rgb(image, icc)), None
     grey = image.mode in ("1", "L", "LA", "La")
