@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,34 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        with _stopped_by_signals():
-            return int(options.run(options))
+        return int(options.run(options))
     except _FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left behind", file=sys.stderr)
         return 1
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: what is half-written is taken away."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    old: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
-            # What is ignored already, as under nohup, stays so.
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                old[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _load(options: argparse.Namespace) -> Restorer:

@@ -468,8 +468,8 @@ def slow(number):
     time.sleep(3)
     fsync(number)
 os.fsync = slow
-from instructir_core.cli import main
-sys.exit(main(sys.argv[1:]))
+from instructir_core.__main__ import main
+sys.exit(main())
 """
 
 
