@@ -214,7 +214,7 @@ def test_restorer_takes_plain_tensors_alone(weights: Path) -> None:
     embedding[0, 0] = 1
     for strength in (None, "1", float("nan")):
         with pytest.raises(ValueError, match="strength is"):
-            restorer.restore(image, embedding, strength)  # type: ignore[arg-type]
+            restorer.restore(image, embedding, strength=strength)  # type: ignore[arg-type]
     for wrong in (
         np.zeros((8, 8)),
         torch.zeros(8, 8).to_sparse(),

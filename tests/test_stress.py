@@ -62,7 +62,7 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
 
     def end(first: int, number: int, one: subprocess.Popen[str], begun: float) -> None:
         try:
-            out, errors = one.communicate(timeout=max(1, 60 + number - time.monotonic() + begun))
+            out, errors = one.communicate(timeout=max(1, 300 + number - time.monotonic() + begun))
         except subprocess.TimeoutExpired:
             one.kill()
             out, errors = one.communicate()
