@@ -211,6 +211,7 @@ def restore_file(
     was carried out for it. Raises OSError, ValueError and `torch.OutOfMemoryError` as
     `pictures.pages`, `Restorer.restore` and `pictures.write_pages` do.
     """
+    pictures.check_suffix(target)
     source_pages = pictures.pages(source)
     firsts: list[tuple[pictures.Picture, Plan]] = []
 

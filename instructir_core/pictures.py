@@ -182,12 +182,7 @@ def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> li
 
     A format without pages gets the first one only.
     """
-    kind = FORMATS.get(Path(path).suffix.lower())
-    if kind is None:
-        raise ValueError(
-            f"{path}: found the suffix {Path(path).suffix!r}; expected one of "
-            f"{', '.join(FORMATS)}. Rename the output."
-        )
+    kind = check_suffix(path)
     # Replacing a symbolic link would leave the file that it points to as it was.
     target = Path(os.path.realpath(path))
     try:
@@ -202,6 +197,17 @@ def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> li
         raise ValueError(f"{path}: {exc}") from exc
     write_atomically(target, data)
     return lost
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The format that a file of this name is written in; ValueError for none of ours."""
+    kind = FORMATS.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path}: found the suffix {Path(path).suffix!r}; expected one of "
+            f"{', '.join(FORMATS)}. Rename the output."
+        )
+    return kind
 
 
 def holds_all(path: str | os.PathLike[str], first: Picture) -> bool:

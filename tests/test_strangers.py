@@ -273,6 +273,18 @@ def test_other_names_of_jpegs(weights: Path, tmp_path: Path, suffix: str) -> Non
         assert image.format == "JPEG"
 
 
+def test_a_suffix_that_is_not_written_is_refused_before_the_work(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("a.gif", "a", "a.ppm"):
+        picture(tmp_path / "a.png").rename(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(Restorer, "restore", lambda *_, **__: pytest.fail("too late"))
+            assert main(arguments(weights, tmp_path / name, tmp_path / "out")) == 1
+        assert "expected one of .png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg"])
 def test_tiffs_one_byte_short(tmp_path: Path, compression: str | None) -> None:
     whole = picture(tmp_path / "a.tif", (64, 64), compression=compression).read_bytes()
