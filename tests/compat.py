@@ -23,7 +23,12 @@ ROWS = {
     "pillow 12.3": ["pillow==12.3.0"],
     "numpy 1.26": ["numpy==1.26.4"],
     "numpy 2.0": ["numpy==2.0.2"],
-    "transformers 4.37": ["transformers==4.37.2", "tokenizers==0.15.2", "huggingface-hub==0.25.2"],
+    "transformers 4.37": [
+        "transformers==4.37.2",
+        "tokenizers==0.15.2",
+        "huggingface-hub==0.25.2",
+        "requests",
+    ],  # fmt: skip
     "transformers 4.57": ["transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.2"],
     "OpenImageIO 3.0": ["openimageio==3.0.21.0"],
     "torch 2.10": ["torch==2.10.0"],
