@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint examples
+.PHONY: demo test lint stress compat examples
 
 demo: .venv/ready
 	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
@@ -10,6 +10,16 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
+
+# Hostile and odd inputs, kills, full disks; its results are in docs/reliability.md.
+stress: .venv/ready
+	$(BIN)/pip install --quiet bandit
+	$(BIN)/bandit -q -r -c pyproject.toml instructir_core nodes
+	$(BIN)/python -m pytest -m stress -s tests/test_stress.py
+
+# A table of the versions that it works with; each gets an environment of its own, in turn.
+compat: .venv/ready
+	$(BIN)/python tests/compat.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .metadata import METADATA
+
 Command = Callable[[argparse.Namespace], int]
 """Carries out what was asked for, and returns the exit status."""
 
@@ -32,6 +34,10 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument("--tile-size", type=int, help="work in tiles of this many pixels")
     restore.add_argument("--recursive", action="store_true", help="take and keep sub-folders too")
     restore.add_argument("--resume", action="store_true", help="skip what an earlier run finished")
+    restore.add_argument(
+        "--metadata", choices=METADATA, default="all",
+        help="what of EXIF, XMP, IPTC and text goes along; default: all",
+    )  # fmt: skip
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.set_defaults(run=run["restore"])
 

@@ -9,7 +9,9 @@ it, and notes what it finished in a manifest of its own, which a later run reads
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import itertools
 import json
 import os
 import sys
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 from . import memory, pictures
-from .files import append_line
+from .files import append_line, walk
 from .instruction import Instruction
 from .masks import fill_hidden
 from .memory import Plan
@@ -30,6 +32,11 @@ from .pipeline import Restorer
 
 Job = tuple[Path, Path]
 """The source and the target of one picture."""
+
+_OTHER_PICTURES = frozenset(
+    ".gif .jp2 .j2k .psd .tga .ppm .pgm .pnm .ico .svg .pdf .dng .hdr .dds".split()
+)
+"""Suffixes that say that a picture is wanted, in a format that is not written."""
 
 
 # --- which files -------------------------------------------------------------------------------
@@ -73,19 +80,23 @@ def plan_files(
 
 
 def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Path, Path], int]:
-    """Every source with its place in the output folder, and how many inputs held none."""
+    """Every source with its place in the output folder, and how many inputs were refused."""
     places: dict[Path, Path] = {}
     refused = 0
     for given in inputs:
         path = Path(given)
+        found = [path]
         if path.is_dir():
             found = _in_tree(path, output) if recursive else sorted(path.iterdir())
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(Path(p) for p in glob.glob(given, recursive=True))
-        if not path.is_file():
-            found = [p for p in found if p.suffix.lower() in pictures.READABLE]
+        elif not os.path.lexists(path):
+            found = _matching(given)
+        if found != [path]:
+            # ._a.jpg is what macOS keeps about a.jpg on other file systems.
+            found = [
+                p for p in found
+                if p.suffix.lower() in pictures.READABLE
+                and not p.name.startswith("._") and not p.is_dir()
+            ]  # fmt: skip
         if not found:
             print(
                 f"error: {given}: found no pictures there; expected a file, a folder or a glob "
@@ -93,6 +104,13 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
             )  # fmt: skip
             refused += 1
         for source in found:
+            if not source.is_file():
+                print(
+                    f"error: {source}: found a pipe, a device or a link to nothing; expected a "
+                    "file. Leave it out, or copy the picture there.", file=sys.stderr,
+                )  # fmt: skip
+                refused += 1
+                continue
             inner = source.relative_to(path) if recursive and path.is_dir() else Path(source.name)
             places.setdefault(source, inner)
     return places, refused
@@ -100,12 +118,15 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
 
 def _is_one_file(output: Path, count: int, recursive: bool) -> bool:
     """Whether the output is a picture's name, not a folder; ValueError where it cannot be."""
-    to_file = output.suffix.lower() in pictures.FORMATS and not output.is_dir()
-    if output.suffix and not to_file and not output.is_dir() and count == 1:
+    if output.is_dir():
+        return False
+    suffix = output.suffix.lower()
+    if suffix in _OTHER_PICTURES and count == 1:
         raise ValueError(
             f"{output}: found the suffix {output.suffix!r}; expected one of "
             f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
         )
+    to_file = suffix in pictures.FORMATS
     if to_file and (count > 1 or recursive):
         raise ValueError(
             f"{output}: found one file for {count} pictures; expected a folder. Leave the "
@@ -125,6 +146,37 @@ def _in_tree(root: Path, output: Path) -> list[Path]:
         ]
         found += [folder / file for file in files if not file.startswith(".")]
     return sorted(found)
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The files of a glob. ``**`` goes into every folder once, whatever links there are."""
+    base, parts = Path(), Path(pattern).parts
+    # Folders that are there are meant by name, which may hold brackets.
+    while parts and parts[0] != "**" and (base / parts[0]).is_dir():
+        base, parts = base / parts[0], parts[1:]
+    before = parts[: parts.index("**")] if "**" in parts else parts
+    starts = glob.glob(os.path.join(glob.escape(str(base)), *before))
+    if len(before) == len(parts):
+        return sorted(Path(p) for p in starts)
+    rest = parts[len(before) :]
+    found = set()
+    for start in starts:
+        for folder, folders, files in walk(Path(start)):
+            folders[:] = [f for f in folders if not f.startswith(".")]
+            for file in files:
+                inner = (folder / file).relative_to(start).parts
+                if not file.startswith(".") and _fits(inner, rest):
+                    found.add(folder / file)
+    return sorted(found)
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    fits = bool(parts) and fnmatch.fnmatch(parts[0], pattern[0])
+    return fits and _fits(parts[1:], pattern[1:])
 
 
 # --- restoring them ----------------------------------------------------------------------------
@@ -150,15 +202,60 @@ def restore_file(
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
+    metadata: str = "all",
 ) -> tuple[pictures.Picture, pictures.Picture, Plan]:
-    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept.
+    """Read, restore and write one file, all pages of it where the format has pages.
 
-    Colours that transparency hides are kept too, and change nothing of what is seen. Returns the
-    picture before and after, and the plan that was carried out. Raises OSError, ValueError and
-    `torch.OutOfMemoryError` as `pictures.read`, `Restorer.restore` and `pictures.write` do.
+    Alpha, grey, depth, ICC profile and, of the metadata, what ``metadata`` says are kept. Returns
+    the first page before and after, whose notes say what is not in the result, and the plan that
+    was carried out for it. Raises OSError, ValueError and `torch.OutOfMemoryError` as
+    `pictures.pages`, `Restorer.restore` and `pictures.write_pages` do.
     """
-    before = pictures.read(source)
-    pixels, hidden = torch.from_numpy(before.pixels), None
+    pictures.check_suffix(target)
+    source_pages = pictures.pages(source)
+    firsts: list[tuple[pictures.Picture, Plan]] = []
+
+    def restored() -> Iterator[pictures.Picture]:
+        for before in source_pages:
+            after, plan = _restore_page(restorer, before, instructions, strength, tile_size)
+            if not firsts:
+                firsts.append((before, plan))
+            yield after.with_metadata(metadata)
+
+    results = restored()
+    first = next(results)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OSError(
+            f"{target.parent}: could not be created ({exc.strerror}); expected a folder that you "
+            "may write to. Choose another output."
+        ) from exc
+    lost = pictures.write_pages(target, itertools.chain([first], results))
+    notes = list(first.notes)
+    if not pictures.holds_all(target, first):
+        try:
+            more = next(source_pages, None) is not None
+        except (OSError, ValueError):
+            more = True
+        if more:
+            notes.append("only the first of its pages or frames is in the result")
+    if lost:
+        notes.append(f"{target.suffix.lower()} cannot hold {', '.join(lost)}")
+    before, plan = firsts[0]
+    return before, replace(first, notes=tuple(notes)), plan
+
+
+def _restore_page(
+    restorer: Restorer,
+    before: pictures.Picture,
+    instructions: Instruction | Sequence[Instruction],
+    strength: float,
+    tile_size: int | None,
+) -> tuple[pictures.Picture, Plan]:
+    """One page restored, and how; colours that transparency hides are kept, and change nothing."""
+    shown = torch.from_numpy(before.for_network())
+    pixels, hidden = shown, None
     if before.alpha is not None:
         alpha = torch.from_numpy(before.alpha)
         hidden = (alpha == 0)[..., None]
@@ -171,17 +268,8 @@ def restore_file(
     )
     restored = restored.cpu()
     if hidden is not None:
-        restored = torch.where(hidden, torch.from_numpy(before.pixels), restored)
-    after = replace(before, pixels=restored.numpy())
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OSError(
-            f"{target.parent}: could not be created ({exc.strerror}); expected a folder that you "
-            "may write to. Choose another output."
-        ) from exc
-    pictures.write(target, after)
-    return before, after, plan
+        restored = torch.where(hidden, shown, restored)
+    return before.restored(restored.numpy()), plan
 
 
 def restore_files(
@@ -191,6 +279,7 @@ def restore_files(
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
+    metadata: str = "all",
     manifest: Manifest | None = None,
 ) -> Iterator[Done]:
     """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
@@ -204,8 +293,9 @@ def restore_files(
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
             restored = restore_file(
-                restorer, source, target, instructions, strength=strength, tile_size=tile_size
-            )
+                restorer, source, target, instructions,
+                strength=strength, tile_size=tile_size, metadata=metadata,
+            )  # fmt: skip
             plan = restored[2]
             details |= {"status": "ok", "width": plan.width, "height": plan.height}
             details["exact"] = plan.exact
@@ -286,6 +376,7 @@ class Manifest:
         self._finished = {
             _identity(line)
             for path in sorted(folder.glob("manifest*.jsonl"))
+            if path.is_file()
             for line in read_lines(path)
             if line.get("status") == "ok" and line.get("settings") == self.settings
         }
@@ -332,7 +423,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
             yield entry
@@ -340,4 +431,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _identity(line: Mapping[str, Any]) -> tuple[Any, ...]:
     keys = "source source_bytes source_changed target target_bytes target_changed".split()
-    return tuple(line.get(key) for key in keys)
+    values = [line.get(key) for key in keys]
+    # Others wrote here too, perhaps: what cannot be compared is no picture of ours.
+    return tuple(value if isinstance(value, (str, int)) else None for value in values)

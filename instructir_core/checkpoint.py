@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import pickle  # nosec B403: its error alone; torch unpickles tensors and nothing else
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .files import sha256, write_atomically
+from .files import brief, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
 from .text import (
@@ -33,6 +34,8 @@ from .text import (
 
 FORMAT = "instructir"
 FORMAT_VERSION = "1"
+SAFE_TORCH = (2, 10)
+"""PyTorch whose ``weights_only`` has no known flaw (CVE-2025-32434, CVE-2026-24747)."""
 
 
 @dataclass(eq=False)
@@ -63,16 +66,16 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         return _from_plain(path, tensors)
     except json.JSONDecodeError as exc:
         raise ValueError(
-            f"{path}: found metadata that is no JSON ({exc}); expected that of an InstructIR "
-            "file. Get the file again."
+            f"{path}: found metadata that is no JSON ({brief(exc)}); expected that of an "
+            "InstructIR file. Get the file again."
         ) from exc
     except ValueError as exc:
-        raise ValueError(f"{path}: {str(exc).rstrip('.')}.") from exc
-    except (KeyError, TypeError, AttributeError, RuntimeError) as exc:
+        raise ValueError(f"{path}: {brief(exc, 600).rstrip('.')}.") from exc
+    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as exc:
         # Metadata may say anything, and PyTorch raises RuntimeError on absurd sizes.
         raise ValueError(
-            f"{path}: found metadata or tensors that do not fit together ({exc!r}); expected a "
-            "complete InstructIR file. Get the file again."
+            f"{path}: found metadata or tensors that do not fit together ({brief(repr(exc))}); "
+            "expected a complete InstructIR file. Get the file again."
         ) from exc
 
 
@@ -104,6 +107,10 @@ def load_head(path: str | os.PathLike[str]) -> tuple[InstructionHead, tuple[str,
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(
+                f"{path}: found a pipe or device; expected a weight file. Copy it to a file first."
+            )
         with open(path, "rb") as file:
             start = file.read(16)
     except FileNotFoundError as exc:
@@ -121,10 +128,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     is_torch = start[:4] == b"PK\x03\x04" or is_pickle
     try:
         return _read_torch(path) if is_torch else _read_safetensors(path)
-    except SafetensorError as exc:
+    except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError) as exc:
         raise ValueError(
             f"{path}: found {start[:8]!r}..., which is no readable safetensors or PyTorch file "
-            f"({exc}); expected a complete weight file. Download or copy it again."
+            f"({brief(exc)}); expected a complete weight file. Download or copy it again."
         ) from exc
 
 
@@ -135,6 +142,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if found is None or (int(found[1]), int(found[2])) < SAFE_TORCH:
+        raise ValueError(
+            f"{path}: found PyTorch {torch.__version__}, whose reader of .pt files can be made to "
+            f"run code; expected {SAFE_TORCH[0]}.{SAFE_TORCH[1]} or newer. Update PyTorch, or use "
+            "a .safetensors file, which loads everywhere (`instructir models convert` makes one)."
+        )
     try:
         # The released head was saved on a CUDA device: without map_location a CPU fails.
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -146,8 +160,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from exc
     except Exception as exc:  # truncated archives raise RuntimeError, EOFError, KeyError, ...
         raise ValueError(
-            f"{path}: found a damaged or cut-off PyTorch file ({str(exc).splitlines()[0][:200]}); "
-            "expected complete weights. Download it again."
+            f"{path}: found a damaged or cut-off PyTorch file ({type(exc).__name__}: "
+            f"{brief(exc)}); expected complete weights. Download it again."
         ) from exc
     for wrapper in ("params", "state_dict", "model"):  # as BasicSR and others save
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -157,6 +171,14 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: found a {type(content).__name__} that is no plain state dict; expected "
             "tensors by name. Choose im_instructir-7d.pt or lm_instructir-7d.pt."
         )
+    for key, value in content.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        # Strides of 0 make a few bytes any size.
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(
+                f"{path}: found {brief(key, 60)}, whose values are not all in the file; expected "
+                "plain tensors. Get the weights from a source you trust, best as .safetensors."
+            )
     return {str(key).removeprefix("module."): value for key, value in content.items()}, {}
 
 
@@ -185,18 +207,40 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
                 f"found metadata that says {said} and tensors of {network.config}; expected them "
                 "to agree. The file was tampered with or written wrongly: get it again"
             )
-    tasks = tuple(json.loads(metadata["tasks"]))
+    tasks = _tasks(json.loads(metadata["tasks"]))
     head = _head(parts["head"], tasks) if parts["head"] else None
     encoder = None
     if parts["text_encoder"]:
+        _check_layers(metadata["text_encoder"], parts["text_encoder"])
         with torch.device("meta"):  # as for the network: no memory for sizes that are not there
             encoder = encoder_from_json(metadata["text_encoder"])
         _compare(encoder, parts["text_encoder"])
         encoder = encoder.to_empty(device="cpu")
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
-    name = str(provenance.get("name", path.stem))
+    name = brief(provenance.get("name", path.stem), 100)
     return Checkpoint(name, network, head, encoder, tasks, provenance)
+
+
+def _tasks(found: object) -> tuple[str, ...]:
+    names = found if isinstance(found, list) else []
+    fine = all(isinstance(n, str) and n.isprintable() and 0 < len(n) <= 100 for n in names)
+    if not names or not fine or len(set(names)) != len(names):
+        raise ValueError(
+            f"found the task names {brief(found, 100)}; expected a list of different words. The "
+            "file was written wrongly: get it again"
+        )
+    return tuple(names)
+
+
+def _check_layers(config: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a config speaks of more layers than tensors are there."""
+    layers = json.loads(config).get("layers", 1)
+    if not isinstance(layers, int) or not 0 < layers <= len(tensors):
+        raise ValueError(
+            f"found a text encoder of {brief(layers, 40)} layers in {len(tensors)} tensors; "
+            "expected as many as are there. Get the file again"
+        )
 
 
 def _network(tensors: Mapping[str, Tensor]) -> InstructIR:
@@ -304,6 +348,8 @@ def convert(
             f"{out}: expected a new file ending in .safetensors, which is none of the inputs. "
             "Choose another output name."
         )
+    if out.exists():
+        raise ValueError(f"{out}: found a file of this name; expected a new one. Choose another.")
     source = load(network_path)
     if source.network is None:
         load_network(network_path)  # raises, saying what was found

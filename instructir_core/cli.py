@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 import time
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from . import checkpoint, memory, official, pictures, sheets
 from .arguments import make_parser
-from .batch import Manifest, Share, plan_files, restore_files
-from .files import sha256
+from .batch import Done, Manifest, Share, plan_files, restore_files
+from .files import brief, sha256
 from .pipeline import Restorer, best_device
-from .text import TransformersEncoder
+from .tasks import TASK_WORDS
+from .text import Instruction, TransformersEncoder
+from .tiles import check_tiles
 
 if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
@@ -30,6 +33,9 @@ _SHEET_WIDTH = 640
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 when anything failed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 stops nothing
+            stream.reconfigure(errors="backslashreplace")
     options = make_parser(_COMMANDS).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -51,8 +57,11 @@ def _load(options: argparse.Namespace) -> Restorer:
             text_encoder=options.text_encoder,
             device=options.device,
         )
-    except RuntimeError as exc:  # PyTorch's answer to an unknown or missing device
-        raise ValueError(f"--device {options.device}: {str(exc).splitlines()[0]}") from exc
+    except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
+        raise ValueError(
+            f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
+            "Leave it out to take the best."
+        ) from exc
 
 
 # --- restore -----------------------------------------------------------------------------------
@@ -60,8 +69,7 @@ def _load(options: argparse.Namespace) -> Restorer:
 
 def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
-    if not 0.0 <= options.strength <= 1.0:
-        raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
+    _check_numbers(options)
     share = Share.of_environment()
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
@@ -83,27 +91,28 @@ def _restore(options: argparse.Namespace) -> int:
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
     found = restore_files(
         restorer, jobs, instructions,
-        strength=options.strength, tile_size=options.tile_size, manifest=manifest,
+        strength=options.strength, tile_size=options.tile_size, metadata=options.metadata,
+        manifest=manifest,
     )  # fmt: skip
+    said: set[str] = set()
+    placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
+        _tell(done, restorer, options.tile_size, said)
         if done.restored is None:
-            tqdm.write(f"error: {done.error}", file=sys.stderr)
             failed += 1
             continue
-        before, after, plan = done.restored
-        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-        if not plan.exact and options.tile_size is None:
-            note += ", because memory was short"
-        tqdm.write(
-            f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
-            f"{done.seconds:.1f} s on {restorer.device}{note}"
-        )
+        before, after, _ = done.restored
+        placed += after.metadata.has_location
         if options.compare is not None:
-            small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
+            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
             rows.append((small[0], small[1]))
+    if placed:
+        print(
+            f"{placed} results tell where they were taken, as their sources do; "
+            "--metadata no-location leaves that out"
+        )
     if options.compare is not None and rows:
-        sheets.write(options.compare, sheets.before_after(rows, [i.text for i in instructions]))
-        print(f"before/after sheet: {options.compare}")
+        failed += _write_sheets(options.compare, rows, instructions)
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
     part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
     print(
@@ -113,6 +122,33 @@ def _restore(options: argparse.Namespace) -> int:
     # Launchers stop every process as soon as one fails, which one bad picture is no reason for:
     # there the manifest and the lines above tell.
     return 1 if failed and share.processes == 1 else 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 0.0 <= options.strength <= 1.0:
+        raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
+    if options.tile_size is not None:
+        check_tiles(options.tile_size, None)
+
+
+def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str]) -> None:
+    """The lines about one picture."""
+    if done.restored is None:
+        tqdm.write(f"error: {done.error}", file=sys.stderr)
+        return
+    _, after, plan = done.restored
+    note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+    if not plan.exact and tile_size is None:
+        note += ", because memory was short"
+    tqdm.write(
+        f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
+        f"{done.seconds:.1f} s on {restorer.device}{note}"
+    )
+    for word in after.notes:
+        # What a format cannot hold is said once, what a file lacks for each.
+        if word not in said:
+            tqdm.write(f"note: {done.source.name}: {word}")
+        said |= {word} if word.startswith(done.target.suffix.lower()) else set()
 
 
 def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
@@ -129,7 +165,25 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
         "strength": options.strength,
         "tile_size": options.tile_size,
     }
+    if options.metadata != "all":
+        settings["metadata"] = options.metadata
     return Manifest(options.output, settings, share)
+
+
+def _write_sheets(
+    path: Path, rows: Sequence[tuple[sheets.Bytes, sheets.Bytes]], given: Sequence[Instruction]
+) -> int:
+    """Write the before/after sheets and say so; returns 1 where that failed, else 0."""
+    captions = [(i.text, f"({TASK_WORDS.get(i.task, i.task)})") for i in given]
+    try:
+        for number, sheet in enumerate(sheets.before_after_sheets(rows, captions), 1):
+            place = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+            sheets.write(place, sheet)
+            print(f"before/after sheet: {place}")
+    except _FAILURES as exc:  # the pictures are there all the same
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _check_sheet(sheet: Path, sources: Sequence[Path], share: Share) -> None:
@@ -199,8 +253,15 @@ def _info(options: argparse.Namespace) -> int:
     if options.plan:
         try:
             width, height = (int(n) for n in options.plan.lower().split("x"))
+            if not 0 < width * height <= pictures.MAX_PIXELS or width < 1:
+                raise ValueError
         except ValueError:
-            raise ValueError(f"--plan {options.plan}: expected a size such as 4096x4096.") from None
+            raise ValueError(
+                f"--plan {options.plan}: expected a size such as 4096x4096, of at most "
+                f"{pictures.MAX_PIXELS} pixels."
+            ) from None
+        if options.free is not None and not 0 < options.free < 1e6:
+            raise ValueError(f"--free {options.free}: expected gigabytes, such as 8.")
         restorer = Restorer(loaded.network, device=best_device())
         free = memory.free_memory(restorer.device)
         free = int(options.free * 1e9) if options.free is not None else free

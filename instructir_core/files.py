@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, lines that reach the disk, and hashes of content."""
+"""Files that appear whole or not at all, lines that reach the disk, hashes, and safe walks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,16 +40,42 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def append_line(path: Path, line: bytes) -> None:
     """Add a line to a file, creating it and its folder; it is on the disk on return."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
-        # A killed process may have left half a line; this one must not be appended to it.
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
+            # A killed process may have left half a line; this one must not be appended to it.
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        raise OSError(
+            f"{path}: could not be written ({exc.strerror or exc}); expected a file that lines can "
+            "be added to. Change its permissions, free space or choose another folder."
+        ) from exc
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` through links too, but into each folder once: links may form circles."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        with suppress(OSError):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+        yield Path(parent), folders, files
+
+
+def brief(text: object, limit: int = 300) -> str:
+    """Text of a stranger for a message: one line, printable, not long."""
+    words = " ".join(str(text)[: 8 * limit].split())
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words[: 2 * limit])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def sha256(path: Path) -> str:

@@ -102,8 +102,16 @@ class NetworkConfig:
 
 
 def _count(keys: Iterable[str], pattern: str) -> int:
-    found = [int(m.group(1)) for m in map(re.compile(pattern).match, keys) if m]
-    return max(found, default=-1) + 1
+    """How many blocks these names speak of; ValueError unless they are numbered from 0 on."""
+    digits = {m.group(1) for m in map(re.compile(pattern).match, keys) if m}
+    # Compared before anything is built: a name of a few bytes may claim any number of blocks.
+    if digits != {str(n) for n in range(len(digits))}:
+        last = max(digits, key=lambda n: (len(n), n))
+        raise ValueError(
+            f"found block {last[:20]} of {pattern[:20]!r} among {len(digits)}; expected all of "
+            "them from 0 on. Check that the file is complete"
+        )
+    return len(digits)
 
 
 class LayerNorm2d(nn.Module):

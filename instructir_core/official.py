@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .checkpoint import Checkpoint, load, load_head, load_network, save
-from .files import git_blob, sha256
+from .files import brief, git_blob, sha256
 from .text import TransformersEncoder
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,13 @@ def fetch_official(folder: Path | None = None, progress: Progress | None = None)
             path = folder / known.name
             if not path.is_file():
                 path = _download(HUB_REPOSITORY, known.name, folder, report, before)
-            _verify(path, known)
+            try:
+                _verify(path, known)
+            except ValueError:
+                # Otherwise it would be taken for good the next time, too.
+                if (folder / DOWNLOADS) in path.parents:
+                    path.unlink()
+                raise
             paths.append(path)
             before += known.size
             report(before)
@@ -163,7 +169,9 @@ def _download(
 
     def fetch() -> None:
         try:
-            outcome.set_result(hf_hub_download(repository, name, local_dir=parts))
+            # Told by its hash or its shapes afterwards, not by a revision.
+            found = hf_hub_download(repository, name, local_dir=parts)  # nosec B615
+            outcome.set_result(found)
         except BaseException as exc:
             outcome.set_exception(exc)
 
@@ -184,7 +192,7 @@ def _download(
         lines = [f"  {ENDPOINT}/{r}/resolve/main/{n}  ->  {f}" for r, n, f in wanted]
         raise OSError(
             f"{name} is not on this computer and could not be downloaded from {ENDPOINT} "
-            f"({type(exc).__name__}: {str(exc).splitlines()[0][:200]}). Connect to the internet "
+            f"({type(exc).__name__}: {brief(exc, 200)}). Connect to the internet "
             "and try again, or put these files by hand into these folders:\n" + "\n".join(lines)
         ) from exc
 
@@ -195,7 +203,7 @@ def _verify(path: Path, known: HubFile) -> None:
         raise ValueError(
             f"{path}: found {size} bytes with the git blob id {blob}; expected {known.size} bytes "
             f"and {known.git_blob}, as upstream's repository records {known.name}. Delete the "
-            "file and download it again."
+            "file if it is still there, and download it again."
         )
     digest = sha256(path)
     if not digest.startswith(known.sha256):
@@ -233,7 +241,12 @@ def _fetch_encoder(folder: Path, report: Callable[[int], None]) -> None:
             shutil.copyfile(path, temporary / name)
             copied += path.stat().st_size
             report(copied)
-        check_bge_micro(temporary)
+        try:
+            check_bge_micro(temporary)
+        except ValueError as exc:
+            shutil.rmtree(folder / DOWNLOADS / HUB_ENCODER.replace("/", "--"), ignore_errors=True)
+            wrong = str(exc).removeprefix(f"{temporary}: ")
+            raise ValueError(f"{target}, as put there or downloaded: {wrong}") from exc
         hashes = {p.name: sha256(p) for p in sorted(temporary.iterdir())}
         (temporary / "sha256.json").write_text(json.dumps(hashes, indent=1), "utf-8")
         if target.exists():
@@ -255,8 +268,8 @@ def check_bge_micro(folder: Path) -> None:
             shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     except (ValueError, OSError, SafetensorError) as exc:
         raise ValueError(
-            f"{folder}: found a text encoder that cannot be read ({exc}); expected {HUB_ENCODER}. "
-            "Delete the folder and download it again."
+            f"{folder}: found a text encoder that cannot be read ({brief(exc)}); expected "
+            f"{HUB_ENCODER}. Delete the folder and download it again."
         ) from exc
     shapes = {k.removeprefix("bert."): v for k, v in shapes.items()}
     found = (

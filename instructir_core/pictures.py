@@ -1,9 +1,10 @@
-"""Reading and writing pictures: PNG, JPEG, WebP, TIFF and BMP, at 8 or 16 bits per sample.
+"""Reading and writing pictures: PNG, JPEG, WebP, TIFF, BMP, JPEG XL, AVIF, OpenEXR and HEIC.
 
-Pixels are the file's own values divided by the largest one, with no colour conversion except
-from CMYK: an ICC profile is carried along, and without one the values are sRGB. Alpha is
-straight (not premultiplied). Of an animation or a file of several pages, the first picture is
-read. EXIF orientation is applied; other metadata is not carried.
+Pixels are the file's own values divided by the largest one (OpenEXR: the light itself), with no
+colour conversion except from CMYK; `colour` converts for the network. Alpha is straight (not
+premultiplied). EXIF orientation is applied; other metadata is carried, as `metadata` says.
+
+Pillow decodes what has 8 bits, OpenImageIO TIFF, JPEG XL, OpenEXR and all of 16 bits.
 """
 
 from __future__ import annotations
@@ -11,29 +12,38 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import struct
 import threading
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from .files import write_atomically
+from . import colour, containers, deep
+from .containers import Finding
+from .encode import encode, holds_pages
+from .files import brief, write_atomically
+from .metadata import Metadata, numbers, read_exif
 
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".jxl": "JPEGXL",
+    ".avif": "AVIF",
+    ".exr": "OPENEXR",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
 }
 READABLE = frozenset(FORMATS)
 """Suffixes, in lower case, of the files that `read` and `write` know."""
@@ -41,7 +51,6 @@ READABLE = frozenset(FORMATS)
 MAX_PIXELS = 16384 * 16384
 """Most pixels `read` accepts; above the 201 million of the largest phone cameras."""
 
-_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _pillow_lock = threading.Lock()
 
 
@@ -56,32 +65,67 @@ class Picture:
     grey: bool = False
     """The file has one colour channel, and is written back with one."""
     bits: int = 8
-    """Bits per sample, 8 or 16; shallower files count as 8, files of 9 to 15 bits as 16."""
+    """Bits per sample, 8, 16 or (OpenEXR only) 32; files of 9 to 15 bits count as 16."""
     icc: bytes | None = None
     """ICC profile to carry to the output."""
+    metadata: Metadata = field(default_factory=Metadata)
+    scene: dict[str, Any] | None = None
+    """The header of an OpenEXR; then pixels are scene-linear, and may lie outside of [0, 1]."""
+    duration: int = 0
+    """Milliseconds that a frame of an animation is shown; 0 for a page."""
+    loop: int = 0
+    """How often an animation is shown; 0: for ever."""
+    notes: tuple[str, ...] = ()
+    """What of the file is not in here, as sentences without a full stop."""
 
+    @property
+    def space(self) -> colour.Space | None:
+        """The colour space of the pixels; None where they are taken for sRGB."""
+        if self.scene is not None:
+            return colour.scene_space(colour.chromaticities_of(self.scene))
+        return colour.space_of_profile(self.icc)
 
-class _Finding(ValueError):
-    """A sentence for the user, in front of which `read` and `write` put the file's name."""
+    def with_metadata(self, what: str) -> Picture:
+        """The same with what is left of its metadata under one of `metadata.METADATA`."""
+        scene = self.scene
+        if scene is not None and what != "all":
+            keep = ("chromaticities", "types", "window") if what == "none" else tuple(scene)
+            away = ("GPS", "longitude", "latitude", "altitude")
+            scene = {k: v for k, v in scene.items() if k in keep and not k.startswith(away)}
+        return replace(self, metadata=self.metadata.keep(what), scene=scene)
+
+    def for_network(self) -> npt.NDArray[np.float32]:
+        """The pixels as sRGB in [0, 1]."""
+        return colour.for_network(self.pixels, self.space)
+
+    def restored(self, pixels: npt.NDArray[np.float32]) -> Picture:
+        """This picture with what the network made of `for_network`."""
+        return replace(self, pixels=colour.from_network(self.pixels, pixels, self.space))
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """Read the first picture of a PNG, JPEG, WebP, TIFF or BMP file, told by content, not suffix.
+    """Read the first page of a picture file, told by content, not suffix; see `pages`."""
+    for picture in pages(path):
+        return picture
+    raise AssertionError("pages() gives at least one")
 
-    16-bit PNG and TIFF keep their 16 bits. Palettes are expanded. CMYK becomes sRGB, through
+
+def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
+    """Read every page of a TIFF or OpenEXR, every frame of an animation, one at a time.
+
+    16 bits are kept where the format has them. Palettes are expanded. CMYK becomes sRGB, through
     the file's profile where it has a usable one, and that profile is dropped.
 
     Raises OSError if the file cannot be opened (FileNotFoundError if it is missing) or does not
     fit in memory, and ValueError if it holds no complete picture of a supported kind, of 1 to
     `MAX_PIXELS` pixels, or if a package that it needs is not installed.
     """
+    data = b""
     try:
-        data = Path(path).read_bytes()
-        if not data:
-            raise _Finding("found an empty file; expected a picture. Copy or export it again.")
-        deep = _read_deep_tiff(data) if data.startswith(_TIFF_MAGICS) else None
-        return deep or _read_with_pillow(data)
-    except _Finding as exc:
+        data = _read_bytes(Path(path))
+        kind = containers.kind_of(data)
+        yield from _pages_of_tiff(path, data) if kind == "TIFF" else _pages(path, data, kind)
+    except Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
     except FileNotFoundError as exc:
         raise FileNotFoundError(
@@ -90,8 +134,8 @@ def read(path: str | os.PathLike[str]) -> Picture:
     except UnidentifiedImageError as exc:
         raise ValueError(
             f"{path}: found content starting with {data[:8]!r}, which is not readable as a "
-            "picture; expected a complete PNG, JPEG, WebP, TIFF or BMP file. Convert it to one "
-            "of these, or copy it again if it should be one."
+            f"picture; expected a complete {containers.NAMES} file. Convert it to one of these, "
+            "or copy it again if it should be one."
         ) from exc
     except MemoryError as exc:
         raise OSError(
@@ -104,123 +148,257 @@ def read(path: str | os.PathLike[str]) -> Picture:
                 f"{path}: could not be opened ({exc.strerror}); expected a file that you may "
                 "read. Check the path and its permissions."
             ) from exc
+        if isinstance(exc, NotImplementedError) or "nsupported" in str(exc):
+            raise ValueError(
+                f"{path}: found a picture of a kind that is not read ({brief(exc)}); expected a "
+                "usual one. Save it anew in an image editor."
+            ) from exc
         raise ValueError(
-            f"{path}: found a damaged or cut-off picture ({exc}); expected a complete file. "
-            "Copy or download it again, or repair it by saving it anew in an image editor."
+            f"{path}: found a damaged or cut-off picture ({brief(exc)}); expected a complete "
+            "file. Copy or download it again, or repair it by saving it anew in an image editor."
         ) from exc
 
 
-def write(path: str | os.PathLike[str], picture: Picture) -> None:
+def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     """Write a picture in the format of the path's suffix, replacing a file that is there.
 
-    Values are clipped to [0, 1] and rounded to the nearest step: 16-bit steps for a 16-bit
-    picture in PNG or TIFF, else 8-bit ones. JPEG is written at quality 95 without chroma
-    subsampling, WebP and TIFF (deflate) without loss. A grey picture is written as its
-    luminance in one channel (in WebP, which has none such, in three equal ones). JPEG and BMP
-    hold no alpha, so there the picture is laid over white. BMP also drops the ICC profile.
+    Values are clipped to [0, 1] (OpenEXR: not) and rounded to the nearest step: 16-bit steps for a
+    16-bit picture in PNG, TIFF or JPEG XL, else 8-bit ones. JPEG, AVIF and HEIC are written at
+    quality 95 without chroma subsampling, the others without loss. A grey picture is written as
+    its luminance in one channel (in WebP, AVIF and HEIC, which have none such, in three equal
+    ones). JPEG and BMP hold no alpha, so there the picture is laid over white.
 
     The file appears whole or not at all: on any error, one already there is left unchanged.
+    Returns what the format cannot hold, as words.
 
     Raises ValueError for an unknown suffix, a malformed or non-finite picture, one that the
     format cannot hold, or a missing package; OSError if the folder cannot be written to.
     """
+    return write_pages(path, [picture])
+
+
+def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> list[str]:
+    """Write pages or frames, which may come one by one, as `write` does.
+
+    A format without pages gets the first one only.
+    """
+    kind = check_suffix(path)
+    # Replacing a symbolic link would leave the file that it points to as it was.
+    target = Path(os.path.realpath(path))
+    try:
+        if not os.path.isdir(target.parent):
+            raise OSError(
+                f"{path}: found no folder {target.parent}; expected an existing one. Create it "
+                "or choose another."
+            )
+        _need_plugin(kind)
+        data, lost = encode(pictures, kind, target.parent)
+    except Finding as exc:
+        raise ValueError(f"{path}: {exc}") from exc
+    write_atomically(target, data)
+    return lost
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The format that a file of this name is written in; ValueError for none of ours."""
     kind = FORMATS.get(Path(path).suffix.lower())
     if kind is None:
         raise ValueError(
             f"{path}: found the suffix {Path(path).suffix!r}; expected one of "
             f"{', '.join(FORMATS)}. Rename the output."
         )
-    # Replacing a symbolic link would leave the file that it points to as it was.
-    target = Path(os.path.realpath(path))
-    try:
-        _check(picture)
-        if not os.path.isdir(target.parent):
-            raise OSError(
-                f"{path}: found no folder {target.parent}; expected an existing one. Create it "
-                "or choose another."
-            )
-        data = _encode(picture, kind)
-    except _Finding as exc:
-        raise ValueError(f"{path}: {exc}") from exc
-    write_atomically(target, data)
+    return kind
 
 
-def _read_with_pillow(data: bytes) -> Picture:
-    formats = sorted(set(FORMATS.values()))
-    with _no_pillow_limit(), Image.open(io.BytesIO(data), formats=formats) as image:
+def holds_all(path: str | os.PathLike[str], first: Picture) -> bool:
+    """Whether a file of this suffix holds the pages or frames that come after the first one."""
+    return holds_pages(FORMATS[Path(path).suffix.lower()], first)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read_bytes(path: Path) -> bytes:
+    # A pipe would wait for ever, a device never end.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise Finding(
+            "found a pipe, socket or device; expected a file. Save its content to a file first."
+        )
+    data = path.read_bytes()
+    if not data:
+        raise Finding("found an empty file; expected a picture. Copy or export it again.")
+    return data
+
+
+def _pages(path: str | os.PathLike[str], data: bytes, kind: str) -> Iterator[Picture]:
+    if kind in ("JPEGXL", "OPENEXR"):
+        found, notes = containers.read_jxl(data) if kind == "JPEGXL" else (Metadata(), [])
+        for page in deep.read(path, data, kind, 0 if kind == "JPEGXL" else None, MAX_PIXELS):
+            # JPEG XL turns its pixels itself, whatever the EXIF in it says.
+            picture = _of_deep(page, found, 1)
+            yield replace(picture, notes=(*picture.notes, *notes))
+        return
+    png, notes, icc = b"", [], None
+    metadata = Metadata()
+    if kind == "PNG":
+        if len(data) >= 24:
+            _check_size(*(int.from_bytes(data[at : at + 4], "big") for at in (16, 20)))
+        png, metadata, icc, notes = containers.read_png(data)
+    for picture in _read_with_pillow(png or data, kind, metadata, icc, path):
+        yield replace(picture, notes=(*picture.notes, *notes))
+
+
+def _read_with_pillow(
+    data: bytes, kind: str, metadata: Metadata, icc: bytes | None, path: str | os.PathLike[str]
+) -> Iterator[Picture]:
+    _need_plugin(kind)
+    with _no_pillow_limit():
+        image = Image.open(io.BytesIO(data), formats=[kind])
         _check_size(*image.size)
-        depth = data[24] if image.format == "PNG" else 8
-        image.load()  # before getexif: PNG may hold it after the pixels, TIFF is turned here
-        orientation = image.getexif().get(0x0112, 1)
-        icc: bytes | None = image.info.get("icc_profile") or None
-        if depth == 16:  # Pillow would cut most kinds to 8 bits
-            samples = _need("imagecodecs").png_decode(data)
-            return _picture(samples, 65535, orientation, icc)
-        if depth < 8 and image.mode == "L" and "transparency" in image.info:
-            # Pillow scales the samples of 2 and 4 bits to 8, but not the transparent value.
-            image.info["transparency"] *= 255 // (2**depth - 1)
-        if image.mode == "CMYK":
-            return _picture(np.asarray(_cmyk_to_rgb(image, icc)), 255, orientation, None)
-        grey = image.mode in ("1", "L", "LA", "La")
-        if not grey and image.mode not in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
-            raise _Finding(
-                f"found pixels of kind {image.mode}; expected grey or RGB at 8 or 16 bits, or "
-                "CMYK at 8. Convert the picture to RGB in an image editor."
-            )
-        mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
-        return _picture(np.asarray(image.convert(mode)), 255, orientation, icc)
+    with image:
+        depth = data[24] if kind == "PNG" else 8
+        frames = getattr(image, "n_frames", 1)
+        if kind == "JPEG":  # further pictures there are previews and gain maps
+            frames = 1
+        with _no_pillow_limit():
+            image.load()
+        if kind != "PNG":
+            metadata = _metadata_of(image)
+            icc = image.info.get("icc_profile") or None
+        orientation = 1 if kind == "HEIF" else _orientation(metadata)  # turned by its decoder
+        if depth == 16 and frames == 1:  # Pillow would cut most kinds to 8 bits
+            for page in deep.read(path, data, "PNG", 0, MAX_PIXELS):
+                yield replace(_of_deep(page, metadata, orientation), icc=icc)
+            return
+        cut = depth == 16 or containers.is_deeper(data, kind)
+        notes = ("read at 8 bits, where the file has more",) if cut else ()
+        for number in range(frames):
+            if number:
+                with _no_pillow_limit():
+                    image.seek(number)
+                    _check_size(*image.size)
+                    image.load()
+            samples, profile = _samples(image, icc, depth)
+            picture = _picture(samples, 255, orientation, profile, metadata)
+            duration = int(image.info.get("duration") or 0) if frames > 1 else 0
+            loop = int(image.info.get("loop") or 0)
+            if frames > 1:
+                picture = replace(picture, duration=max(duration, 1), loop=loop)
+            yield replace(picture, notes=notes)
 
 
-def _read_deep_tiff(data: bytes) -> Picture | None:
-    """Read a TIFF of more than 8 bits per sample; None for others, which Pillow reads well."""
-    with _need("tifffile").TiffFile(io.BytesIO(data)) as tiff:
-        page = tiff.pages[0]
-        bits, photometric = page.bitspersample, int(page.photometric)
-        # CMYK, Lab and the like at 8 bits, and 16-bit palettes of 8-bit indices, go to Pillow.
-        if bits <= 8:
-            return None
-        _check_size(page.imagewidth, page.imagelength)
-        if bits > 16 or page.sampleformat != 1 or photometric > 2 or page.imagedepth != 1:
-            raise _Finding(
-                f"found a TIFF of {bits} bits, sample format {int(page.sampleformat)}, "
-                f"photometric {photometric}; expected unsigned grey or RGB of at most 16 bits. "
-                "Convert it to 16-bit RGB in an image editor."
-            )
-        _need("imagecodecs")  # tifffile looks for it only once it meets compressed data
-        samples = page.asarray()
-        tags = page.tags
-        icc, orientation = tags.valueof(34675), tags.valueof(274, 1)
-        if samples.ndim == 3 and page.planarconfig == 2:
-            samples = np.moveaxis(samples, 0, -1)
-        colours = 3 if photometric == 2 else 1
-        extra = [int(kind) for kind in page.extrasamples]
-    samples = samples.reshape(*samples.shape[:2], -1)
-    peak = 2**bits - 1
-    if photometric == 0:  # white is zero
-        samples = samples.copy()
-        samples[..., 0] = peak - samples[..., 0]
-    has_alpha = bool(extra) and extra[0] in (1, 2)  # a sample of unstated meaning is left out
-    picture = _picture(samples[..., : colours + has_alpha], peak, orientation, icc or None)
-    if has_alpha and extra[0] == 1:  # premultiplied; where alpha is 0 there is no colour
-        alpha = picture.alpha[..., None] if picture.alpha is not None else np.float32(1)
+def _samples(
+    image: Image.Image, icc: bytes | None, depth: int
+) -> tuple[npt.NDArray[np.uint8], bytes | None]:
+    """The pixels of a loaded frame as (H, W) or (H, W, 2 to 4), and their profile."""
+    clear = image.info.get("transparency")
+    if depth < 8 and image.mode in ("1", "L") and isinstance(clear, int):
+        # Pillow scales samples to 8 bits, but the transparent value only in newer versions.
+        image = image.convert("L")
+        image.info["transparency"] = min(255, clear * (255 // (2**depth - 1)))
+    if image.mode == "CMYK":
+        return np.asarray(colour.cmyk_to_rgb(image, icc)), None
+    grey = image.mode in ("1", "L", "LA", "La")
+    if not grey and image.mode not in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
+        raise Finding(
+            f"found pixels of kind {image.mode}; expected grey or RGB at 8 or 16 bits, or "
+            "CMYK at 8. Convert the picture to RGB in an image editor."
+        )
+    mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
+    return np.asarray(image.convert(mode)), icc
+
+
+def _metadata_of(image: Image.Image) -> Metadata:
+    """What Pillow found in a JPEG, WebP, BMP, AVIF or HEIC file."""
+    info = image.info
+    exif, xmp, dpi = info.get("exif"), info.get("xmp"), info.get("dpi")
+    if isinstance(dpi, tuple) and not all(0 < float(n) < 1e6 for n in dpi):
+        dpi = None
+    photoshop = info.get("photoshop")
+    iptc = photoshop.get(0x0404) if isinstance(photoshop, dict) else None
+    comment = info.get("comment")
+    return Metadata(
+        exif=read_exif(exif) if isinstance(exif, bytes) else None,
+        xmp=xmp.encode() if isinstance(xmp, str) else xmp,
+        iptc=iptc if isinstance(iptc, bytes) else None,
+        dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) else None,
+        comment=comment if isinstance(comment, bytes) else None,
+    )
+
+
+def _orientation(metadata: Metadata) -> int:
+    tag = metadata.exif.folders[0].get(0x0112) if metadata.exif else None
+    found = numbers(tag, metadata.exif.order) if metadata.exif else []
+    return found[0] if found else 1
+
+
+def _pages_of_tiff(path: str | os.PathLike[str], data: bytes) -> Iterator[Picture]:
+    found = containers.tiff_pages(data)
+    raw = any(50706 in tags for _, tags, _, _ in found) or data[8:10] == b"CR"
+    if raw:
+        raise Finding(
+            f"found a camera raw file; expected a {containers.NAMES} file. Develop it in a raw "
+            "converter and export a TIFF."
+        )
+    given = 0
+    for number, (_, tags, order, big) in enumerate(found):
+        # Bit 0 of NewSubfileType: a smaller version of another page.
+        if given and (numbers(tags.get(254), order) or [0])[0] & 1:
+            continue
+        _check_size(*((numbers(tags.get(tag), order) or [0])[0] for tag in (256, 257)))
+        metadata = containers.read_tiff(data, tags, order, big)
+        orientation = (numbers(tags.get(274), order) or [1])[0]
+        icc = tags[34675].value if 34675 in tags else None
+        for page in deep.read(path, data, "TIFF", number, MAX_PIXELS):
+            yield _of_deep(page, metadata, orientation, icc)
+        given += 1
+
+
+def _of_deep(
+    page: deep.Page, metadata: Metadata, orientation: int, icc: bytes | None = None
+) -> Picture:
+    """A page of OpenImageIO as a Picture."""
+    profile = icc or page.icc
+    samples = page.samples
+    if page.cmyk:
+        image = Image.fromarray(samples, "CMYK")
+        samples, profile = np.asarray(colour.cmyk_to_rgb(image, profile)), None
+    if page.scene is not None:
+        values = samples.astype(np.float32, copy=False)
+        alpha = np.ascontiguousarray(values[..., -1]) if values.shape[2] in (2, 4) else None
+        light = values[..., : values.shape[2] - (alpha is not None)]
+        grey = light.shape[2] == 1
+        light = np.repeat(light, 3, 2) if grey else np.ascontiguousarray(light)
+        if alpha is not None:  # OpenEXR is premultiplied
+            np.divide(light, alpha[..., None], out=light, where=alpha[..., None] > 0)
+            alpha = np.clip(alpha, 0, 1)
+        return Picture(light, alpha, grey, page.bits, scene=page.scene, notes=page.notes)
+    peak = 255 if samples.dtype == np.uint8 else 65535
+    picture = _picture(samples, peak, orientation, profile, metadata)
+    if page.premultiplied and picture.alpha is not None:  # where alpha is 0 there is no colour
+        alpha = picture.alpha[..., None]
         np.divide(picture.pixels, alpha, out=picture.pixels, where=alpha > 0)
         np.clip(picture.pixels, 0, 1, out=picture.pixels)
-    return picture
+    return replace(picture, notes=page.notes)
 
 
-def _picture(samples: npt.NDArray[Any], peak: int, orientation: int, icc: bytes | None) -> Picture:
+def _picture(
+    samples: npt.NDArray[Any], peak: int, orientation: int, icc: bytes | None, metadata: Metadata
+) -> Picture:
     """Make a Picture of unsigned samples, (H, W) or (H, W, 1 to 4), the last even one alpha."""
     samples = _orient(samples.reshape(*samples.shape[:2], -1), orientation)
     channels = samples.shape[2]
     scale = np.float32(peak)
-    colour, alpha = samples, None
+    colours, alpha = samples, None
     if channels in (2, 4):
-        colour = samples[..., :-1]
+        colours = samples[..., :-1]
         alpha = np.divide(samples[..., -1], scale, dtype=np.float32, order="C")
-    pixels = np.divide(colour, scale, dtype=np.float32, order="C")
+    pixels = np.divide(colours, scale, dtype=np.float32, order="C")
     if channels < 3:
         pixels = np.repeat(pixels, 3, axis=2)
-    return Picture(pixels, alpha, channels < 3, 16 if peak > 255 else 8, icc)
+    height, width = pixels.shape[:2]
+    metadata = metadata.renewed(width, height)
+    return Picture(pixels, alpha, channels < 3, 16 if peak > 255 else 8, icc, metadata)
 
 
 def _orient(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -232,20 +410,9 @@ def _orient(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return samples[::rows, ::columns]
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Convert through the file's profile: Pillow's own formula gives glaring colours."""
-    if icc:
-        # A broken profile, or a Pillow built without LittleCMS.
-        with suppress(ImportError, OSError, ImageCms.PyCMSError):
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            srgb = ImageCms.createProfile("sRGB")
-            return ImageCms.buildTransform(profile, srgb, "CMYK", "RGB").apply(image)
-    return image.convert("RGB")
-
-
 def _check_size(width: int, height: int) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise _Finding(
+        raise Finding(
             f"found a header that says {width} x {height} pixels; expected 1 to {MAX_PIXELS} "
             "pixels. Copy the file again if that is not its size, or make the picture smaller."
         )
@@ -255,7 +422,7 @@ def _check_size(width: int, height: int) -> None:
 def _no_pillow_limit() -> Iterator[None]:
     """Lift Pillow's limit, half of which warns, for one read; `_check_size` takes its place.
 
-    The limit is a global of Pillow, hence the lock; TIFF decoding looks at it once more.
+    The limit is a global of Pillow, hence the lock.
     """
     with _pillow_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -265,95 +432,19 @@ def _no_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _need(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as exc:
-        raise _Finding(
-            f"found no working package {package} ({exc}); expected it for TIFF and for 16-bit "
-            "PNG. Install it with: pip install imagecodecs tifffile"
-        ) from exc
-
-
-def _check(picture: Picture) -> None:
-    pixels, alpha = picture.pixels, picture.alpha
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype.kind != "f":
-        raise _Finding(
-            f"found pixels of shape {pixels.shape} and type {pixels.dtype}; expected (H, W, 3) "
-            "floats in [0, 1]. Reshape or scale them."
-        )
-    if alpha is not None and (alpha.shape != pixels.shape[:2] or alpha.dtype.kind != "f"):
-        raise _Finding(
-            f"found alpha of shape {alpha.shape} and type {alpha.dtype}; expected "
-            f"{pixels.shape[:2]} floats in [0, 1]. Resize or scale it like the pixels."
-        )
-    if picture.bits not in (8, 16):
-        raise _Finding(f"found bits={picture.bits}; expected 8 or 16. Choose one of them.")
-    if not np.isfinite(pixels).all() or not (alpha is None or np.isfinite(alpha).all()):
-        raise _Finding(
-            "found NaN or infinity among the values to write; expected numbers in [0, 1]. The "
-            "model failed on this picture: try it in full (float32) precision."
-        )
-
-
-def _encode(picture: Picture, kind: str) -> bytes:
-    deep = picture.bits == 16 and kind in ("PNG", "TIFF")
-    samples = _quantise(picture, kind, deep)
-    icc = picture.icc if kind != "BMP" else None
-    output = io.BytesIO()
-    try:
-        if kind == "TIFF":
-            _need("imagecodecs")
-            channels = samples.shape[2] if samples.ndim == 3 else 1
-            _need("tifffile").imwrite(
-                output,
-                samples,
-                photometric="rgb" if channels > 2 else "minisblack",
-                planarconfig="contig" if channels > 1 else None,
-                extrasamples=("unassalpha",) if channels in (2, 4) else None,
-                compression="zlib",
-                predictor=True,
-                metadata=None,
-                iccprofile=icc,
+def _need_plugin(kind: str) -> None:
+    if kind == "HEIF":
+        try:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        except ImportError as exc:
+            raise Finding(
+                f"found a HEIC picture, which needs the package pillow-heif ({exc}). Install it "
+                'with: pip install "instructir[heic]"'
+            ) from exc
+    if kind == "AVIF":
+        Image.init()
+        if kind not in Image.OPEN:
+            raise Finding(
+                "found an AVIF picture, which needs Pillow 11.3 or newer. Update it with: pip "
+                "install --upgrade pillow"
             )
-        elif deep:
-            return _with_iccp(_need("imagecodecs").png_encode(samples), icc)
-        else:
-            options: dict[str, Any] = {"icc_profile": icc} if icc else {}
-            if kind == "JPEG":
-                options |= {"quality": 95, "subsampling": 0}
-            elif kind == "WEBP":  # exact: keep the colours under full transparency
-                options |= {"lossless": True, "exact": True}
-            Image.fromarray(samples).save(output, kind, **options)
-    except (_Finding, MemoryError):
-        raise
-    except Exception as exc:  # the encoders share no type of error
-        height, width = samples.shape[:2]
-        raise _Finding(
-            f"found {width} x {height} pixels that could not be encoded as {kind} ({exc}); "
-            "expected a picture within the limits of the format. Write PNG or TIFF instead."
-        ) from exc
-    return output.getvalue()
-
-
-def _quantise(picture: Picture, kind: str, deep: bool) -> npt.NDArray[Any]:
-    """Return (H, W) or (H, W, 2 to 4) uint8 or uint16 samples in the layout of the format."""
-    colour = np.clip(picture.pixels, 0, 1)
-    alpha = None if picture.alpha is None else np.clip(picture.alpha, 0, 1)[..., None]
-    if alpha is not None and kind in ("JPEG", "BMP"):
-        colour, alpha = colour * alpha + (1 - alpha), None
-    if picture.grey:
-        colour = colour @ np.array([[0.299], [0.587], [0.114]], colour.dtype)
-    values = colour if alpha is None else np.concatenate([colour, alpha], axis=2)
-    steps = np.rint(values * np.float32(65535 if deep else 255))
-    samples: npt.NDArray[Any] = steps.astype(np.uint16 if deep else np.uint8, order="C")
-    return samples[..., 0] if samples.shape[2] == 1 else samples
-
-
-def _with_iccp(png: bytes, icc: bytes | None) -> bytes:
-    """Insert the profile after the header chunk; the 16-bit encoder has no option for it."""
-    if not icc:
-        return png
-    body = b"iCCP" + b"ICC Profile\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return png[:33] + chunk + png[33:]

@@ -161,6 +161,8 @@ class Restorer:
         embeddings = self._embeddings(instructions)
         check_strength(strength)
         height, width = frames.shape[1:3]
+        if mask is not None:
+            _check_plain(mask, "a mask")
         masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
         _check_pieces(tile_size, overlap, plan, (height, width))
         if not embeddings:
@@ -271,6 +273,7 @@ class Restorer:
                     "restorer.encode(text) first."
                 )
             tensor = one.embedding if isinstance(one, Instruction) else one
+            _check_plain(tensor, "an embedding")
             if isinstance(one, Instruction) and self.reader is not None and one.model != self.name:
                 log.warning(
                     "The instruction %r was encoded by %r and is used with %r, which may not "
@@ -348,14 +351,27 @@ def check_strength(strength: float) -> None:
         raise ValueError(f"strength is {strength!r}; expected 0 (unchanged) to 1 (restored).")
 
 
+def _check_plain(value: object, what: str) -> None:
+    """Raise ValueError unless it is an ordinary tensor with values in memory."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"Found {what} of type {type(value).__name__}; expected a tensor. Convert it with "
+            "torch.as_tensor."
+        )
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+        raise ValueError(
+            f"Found {what} of layout {value.layout} on {value.device}; expected a dense tensor "
+            "with values. Call .to_dense() on it, or load it."
+        )
+
+
 def check_images(images: Tensor) -> Tensor:
     """(H, W, 3) or (B, H, W, 3) -> (B, H, W, 3), a view.
 
     All frames are looked at before any work is done; ValueError names the first bad one.
     """
     expected = "expected (H, W, 3) or (B, H, W, 3) floats in [0, 1]"
-    if not isinstance(images, Tensor):
-        raise ValueError(f"Found images of type {type(images).__name__}; {expected} in a tensor.")
+    _check_plain(images, "images")
     if images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.numel():
         raise ValueError(f"Found images of shape {tuple(images.shape)}; {expected}.")
     if not images.is_floating_point():

@@ -18,34 +18,82 @@ Bytes = npt.NDArray[np.uint8]
 
 _GAP = 8
 """White pixels between pictures."""
+_SHEET = 14000
+"""Highest sheet: WebP ends at 16,383 pixels."""
+_TALLEST = 4000
+_FONTS = (
+    "DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc",
+    "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "unifont.ttf", "msyh.ttc", "simsun.ttc",
+    "segoeui.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc",
+    "Arial Unicode.ttf", "NotoSans-Regular.ttf", "unifont.otf",
+)  # fmt: skip
+"""Fonts of Linux, Windows and macOS that have more than Latin letters, by their files' names."""
 
 
 def shrink(pixels: Pixels, width: int) -> Bytes:
-    """(H, W, 3) in [0, 1] -> 8 bits, at most ``width`` pixels wide.
+    """(H, W, 3) in [0, 1] -> 8 bits, at most ``width`` pixels wide and `_TALLEST` high.
 
     Small pictures keep their own pixels: enlarging would hide what was done.
     """
     image = Image.fromarray(np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8))
-    if image.width <= width:
+    scale = min(1.0, width / image.width, _TALLEST / image.height)
+    if scale == 1.0:
         return np.asarray(image)
-    height = max(1, round(width * image.height / image.width))
-    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def before_after(rows: Sequence[tuple[Bytes, Bytes]], sentences: Sequence[str]) -> Bytes:
-    """Before and after side by side, one row for each picture, and the sentences below."""
-    font, line = ImageFont.load_default(22), 32
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont | None:
+    """A font of this system that has every character of the text, or None."""
+    for name in (None, *_FONTS):
+        try:
+            font = ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
+        except OSError:
+            continue
+        if not isinstance(font, ImageFont.FreeTypeFont):
+            continue
+        missing = bytes(font.getmask("\U0010fffe"))
+        if all(c.isspace() or bytes(font.getmask(c)) != missing for c in set(text)):
+            return font
+    return None
+
+
+def before_after_sheets(
+    rows: Sequence[tuple[Bytes, Bytes]], captions: Sequence[tuple[str, str]]
+) -> list[Bytes]:
+    """`before_after`, on as many sheets as no format is too low for."""
+    parts: list[list[tuple[Bytes, Bytes]]] = [[]]
+    height = 0
+    for row in rows:
+        needed = max(row[0].shape[0], row[1].shape[0]) + _GAP
+        if height + needed > _SHEET and parts[-1]:
+            parts.append([])
+            height = 0
+        parts[-1].append(row)
+        height += needed
+    return [before_after(part, captions) for part in parts]
+
+
+def before_after(rows: Sequence[tuple[Bytes, Bytes]], captions: Sequence[tuple[str, str]]) -> Bytes:
+    """Before and after side by side, one row for each picture, and the captions below.
+
+    A caption is a sentence and what stands for it where no font has its characters.
+    """
+    line = 32
     width = max(before.shape[1] + after.shape[1] + _GAP for before, after in rows)
     heights = [max(before.shape[0], after.shape[0]) + _GAP for before, after in rows]
-    sheet = Image.new("RGB", (width, sum(heights) + line * len(sentences) + _GAP), "white")
+    sheet = Image.new("RGB", (width, sum(heights) + line * len(captions) + _GAP), "white")
     y = 0
     for (before, after), height in zip(rows, heights, strict=True):
         sheet.paste(Image.fromarray(before), (0, y))
         sheet.paste(Image.fromarray(after), (before.shape[1] + _GAP, y))
         y += height
     draw = ImageDraw.Draw(sheet)
-    for number, sentence in enumerate(sentences):
-        draw.text((width // 2, y + line * number), f"“{sentence}”", "black", font, anchor="ma")
+    for number, (sentence, instead) in enumerate(captions):
+        font, text = font_for(sentence, 22), f"“{sentence}”"
+        if font is None:
+            font, text = ImageFont.load_default(22), instead
+        draw.text((width // 2, y + line * number), text, "black", font, anchor="ma")
     return np.asarray(sheet)
 
 

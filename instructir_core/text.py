@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .files import brief
 from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction
 from .tasks import NO_TASK, TASKS
 
@@ -72,6 +73,13 @@ def check_sentence(text: str) -> str:
             "The instruction is empty; expected a sentence such as 'remove the noise' or "
             "'too dark, brighten it'. Write what should be restored."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"The instruction has half a character at position {exc.start}, which no text has; "
+            "expected Unicode. Type it anew."
+        ) from exc
     return text.strip()
 
 
@@ -316,12 +324,17 @@ class TransformersEncoder:
             )
         try:
             # fp32 always: the released weights are stored as fp16, upstream computes in fp32.
-            self.model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # Code that lies in the folder is never run, nor is the user asked to run it.
+            # Nothing is downloaded (hence the nosec).
+            safe = {"local_files_only": True, "trust_remote_code": False}
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, **safe)  # nosec B615
+            self.model = model.float().eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **safe)  # nosec B615
         except Exception as exc:  # the library raises nearly every type on a damaged folder
             raise ValueError(
-                f"{folder}: transformers could not read this text encoder ({exc}); expected a "
-                "complete BERT-like model folder. Download it again."
+                f"{folder}: transformers could not read this text encoder ({brief(exc)}); expected "
+                "a complete BERT-like model folder with model.safetensors and without code of its "
+                "own. Download it again."
             ) from exc
         self.model.to(device)
         self.width: int = self.model.config.hidden_size

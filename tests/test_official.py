@@ -214,3 +214,53 @@ def test_upstreams_pair_is_found_by_its_names(tmp_path: Path, hub: dict[str, byt
     assert named.head is not None and not torch.equal(named.head.fc1.weight, found.head.fc1.weight)
     network.rename(folder / "mine.pt")
     assert official.load_named(folder / "mine.pt").head is None
+
+
+def test_a_lying_download_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: dict[str, bytes]
+) -> None:
+    import huggingface_hub
+
+    answers = dict(hub)
+    asked: list[str] = []
+
+    def download(repository: str, name: str, local_dir: Path) -> str:
+        path = local_dir / name
+        if not path.is_file():  # as the library does
+            asked.append(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(answers[f"{repository}/{name}"])
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    rows = known_files(hub)
+    known = tuple(official.HubFile(*row) for row in rows)  # type: ignore[arg-type]
+    monkeypatch.setattr(official, "OFFICIAL_FILES", known)
+
+    name = "im_instructir-7d.pt"
+    whole = hub[f"marcosv/InstructIR/{name}"]
+    for wrong in (bytes(len(whole)), whole[:-1], b""):
+        answers[f"marcosv/InstructIR/{name}"] = wrong
+        with pytest.raises(ValueError, match="git blob id"):
+            official.fetch_official(tmp_path / "models")
+    assert asked == [name] * 3
+    answers = dict(hub)
+    config = json.loads(hub["TaylorAI/bge-micro-v2/config.json"]) | {"num_hidden_layers": 12}
+    answers["TaylorAI/bge-micro-v2/config.json"] = json.dumps(config).encode()
+    for _ in range(2):
+        with pytest.raises(ValueError) as caught:
+            official.fetch_official(tmp_path / "models")
+        assert f"{tmp_path / 'models' / 'bge-micro-v2'}, as" in str(caught.value)
+        assert ".tmp" not in str(caught.value)
+    assert asked.count("config.json") == 2
+    answers = dict(hub)
+    official.fetch_official(tmp_path / "models")
+    assert official.official_is_here(tmp_path / "models")
+    # One that was put there by hand stays there, wrong as it may be.
+    mine = tmp_path / "by hand" / name
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="Delete the file"):
+        official.fetch_official(mine.parent)
+    assert mine.read_bytes() == b"mine"

@@ -8,7 +8,6 @@ guessed from a path. Only the headers of pictures are opened here.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..files import walk
 from ..pictures import READABLE
 from ..tasks import CLASSES
 
@@ -257,8 +257,7 @@ def find_datasets(root: Path) -> dict[str, Collection]:
         raise ValueError(f"{root}: found no such folder; expected one that holds data sets.")
     names = {usual: name for name, dataset in DATASETS.items() for usual in dataset.folders}
     found: dict[str, Collection] = {}
-    for parent, folders, _ in os.walk(root, followlinks=True):
-        folder = Path(parent)
+    for folder, folders, _ in walk(root):
         name = names.get(re.sub(r"[^a-z0-9]", "", folder.name.lower()))
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not _words(f) & _TEST)
         if name is None:
@@ -284,11 +283,11 @@ def _words(name: str) -> set[str]:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in sorted(files):
             if not file.startswith(".") and Path(file).suffix.lower() in READABLE:
-                yield Path(parent, file)
+                yield parent / file
 
 
 def _training_files(name: str, folder: Path) -> tuple[list[Path], list[Path]]:
@@ -400,6 +399,8 @@ def _check(pairs: Sequence[FilePair], folder: Path) -> tuple[list[FilePair], lis
 
 def _size(path: Path) -> tuple[int, int] | None:
     """(width, height) as shown, by the header alone; None where it cannot be read."""
+    if not path.is_file():  # a pipe would wait for ever
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
