@@ -18,9 +18,10 @@ from . import checkpoint, memory, official, pictures, sheets
 from .arguments import make_parser
 from .batch import Done, Manifest, Share, plan_files, restore_files
 from .files import brief, sha256
+from .instruction import Instruction
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
-from .text import Instruction, TransformersEncoder
+from .text import TransformersEncoder
 from .tiles import check_tiles
 
 if TYPE_CHECKING:
