@@ -28,7 +28,7 @@ ROWS = {
         "tokenizers==0.15.2",
         "huggingface-hub==0.25.2",
         "requests",
-    ],  # fmt: skip
+    ],
     "transformers 4.57": ["transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.2"],
     "OpenImageIO 3.0": ["openimageio==3.0.21.0"],
     "torch 2.10": ["torch==2.10.0"],
