@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .metadata import METADATA
 
@@ -180,3 +181,44 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", type=Path, help="head for a network file that has none")
     parser.add_argument("--text-encoder", type=Path, help="folder of its sentence encoder")
     parser.add_argument("--device", help="cpu, cuda, mps; default: the GPU when there is one")
+
+
+def changed_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of training that the arguments of `train` name otherwise than its preset."""
+    names = (
+        "steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed", "loss", "decay",
+        "head_rate", "every",
+    )  # fmt: skip
+    changes = {name: given[name] for name in names if given[name] is not None}
+    if "minutes" in changes:
+        changes.setdefault("steps", None)
+    if given["stages"] is not None:
+        from .training.presets import Stage
+
+        try:
+            parts = [part.split(":") for part in given["stages"].split(",")]
+            changes["stages"] = tuple(Stage(float(a), int(b), int(c)) for a, b, c in parts)
+        except ValueError:
+            raise ValueError(
+                f"--stages {given['stages']}: expected share:crop:batch, comma-separated, such as "
+                "0:96:16,0.6:160:6."
+            ) from None
+    if given["scenes"] is not None:
+        try:
+            views = [part.split(":") for part in given["scenes"].split(",")]
+            changes["scenes"] = tuple((int(a), int(b)) for a, b in views)
+        except ValueError:
+            raise ValueError(
+                f"--scenes {given['scenes']}: expected crop:batch, comma-separated, such as "
+                "192:4,256:2."
+            ) from None
+    if given["shares"] is not None:
+        try:
+            pairs = [part.split("=") for part in given["shares"].split(",")]
+            changes["shares"] = {task: float(share) for task, share in pairs}
+        except ValueError:
+            raise ValueError(
+                f"--shares {given['shares']}: expected task=share, comma-separated, such as "
+                "noise=0.5,rain=0.5."
+            ) from None
+    return {**changes, "text": not given["no_text"]}

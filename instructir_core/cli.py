@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from . import checkpoint, memory, official, pictures, sheets
-from .arguments import make_parser
+from .arguments import changed_settings, make_parser
 from .batch import Done, Manifest, Share, plan_files, restore_files
 from .files import brief, sha256
 from .instruction import Instruction
@@ -322,7 +322,7 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
     if options.photos is None and options.data is None:
         raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
-    config = replace(PRESETS[options.preset], **_changes(options))
+    config = replace(PRESETS[options.preset], **changed_settings(vars(options)))
     training, held = collect_sources(
         list(config.shares), options.photos, options.data, options.skip,
         hold_out=options.hold_out, graphics=options.graphics,
@@ -351,47 +351,6 @@ def _datasets(options: argparse.Namespace) -> int:
         if name not in found:
             print(f"{name} ({dataset.task}): not found. {dataset.source}; {dataset.licence}")
     return 0
-
-
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says otherwise than the preset."""
-    names = (
-        "steps", "minutes", "learning_rate", "sentence_steps", "precision", "seed", "loss", "decay",
-        "head_rate", "every",
-    )  # fmt: skip
-    changes = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-    if "minutes" in changes:
-        changes.setdefault("steps", None)
-    if options.stages is not None:
-        from .training.presets import Stage
-
-        try:
-            parts = [part.split(":") for part in options.stages.split(",")]
-            changes["stages"] = tuple(Stage(float(a), int(b), int(c)) for a, b, c in parts)
-        except ValueError:
-            raise ValueError(
-                f"--stages {options.stages}: expected share:crop:batch, comma-separated, such as "
-                "0:96:16,0.6:160:6."
-            ) from None
-    if options.scenes is not None:
-        try:
-            views = [part.split(":") for part in options.scenes.split(",")]
-            changes["scenes"] = tuple((int(a), int(b)) for a, b in views)
-        except ValueError:
-            raise ValueError(
-                f"--scenes {options.scenes}: expected crop:batch, comma-separated, such as "
-                "192:4,256:2."
-            ) from None
-    if options.shares is not None:
-        try:
-            pairs = [part.split("=") for part in options.shares.split(",")]
-            changes["shares"] = {task: float(share) for task, share in pairs}
-        except ValueError:
-            raise ValueError(
-                f"--shares {options.shares}: expected task=share, comma-separated, such as "
-                "noise=0.5,rain=0.5."
-            ) from None
-    return {**changes, "text": not options.no_text}
 
 
 def _contact_sheet(options: argparse.Namespace) -> int:

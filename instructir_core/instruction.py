@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -84,3 +85,19 @@ class Instruction:
     def __str__(self) -> str:
         read = " + ".join(f"{t} {self.probabilities[t]:.0%}" for t in self.tasks)
         return f"{self.text!r}: {read}"
+
+
+def without(probabilities: dict[str, float], foreign: float) -> dict[str, float]:
+    """What a sentence asks for when it is in an unknown language with this probability: nothing."""
+    if not foreign:
+        return probabilities
+    shares = {task: p * (1.0 - foreign) for task, p in probabilities.items()}
+    return {**shares, NO_TASK: shares[NO_TASK] + foreign}
+
+
+def strongest(probabilities: Mapping[str, float]) -> str:
+    """The most probable task; `NO_TASK` only where it is as probable as all others together."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    if best == NO_TASK and probabilities[best] < NOTHING:
+        best = max((t for t in probabilities if t != best), key=probabilities.__getitem__)
+    return best

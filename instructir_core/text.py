@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .files import brief
-from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction
+from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction, strongest, without
 from .tasks import NO_TASK, TASKS
 
 log = logging.getLogger(__name__)
@@ -390,8 +390,8 @@ class InstructionReader:
             for text, embedding, row, other in zip(
                 new, embeddings, logits.softmax(-1).tolist(), foreign, strict=True
             ):
-                probabilities = _without(dict(zip(self.tasks, row, strict=True)), other)
-                task = _strongest(probabilities)
+                probabilities = without(dict(zip(self.tasks, row, strict=True)), other)
+                task = strongest(probabilities)
                 if probabilities[task] < probabilities.get(NO_TASK, 0.0) < NOTHING:
                     embedding = self._of_prompt(task)
                 # Cloned, so that it is an ordinary tensor that may be saved or trained on.
@@ -420,22 +420,6 @@ class InstructionReader:
         foreign = self.encoder.foreign(texts)
         foreign = foreign.masked_fill(foreign < UNKNOWN_LANGUAGE, 0.0)
         return foreign.tolist(), self.encoder.config.languages
-
-
-def _without(probabilities: dict[str, float], foreign: float) -> dict[str, float]:
-    """What a sentence asks for when it is in an unknown language with this probability: nothing."""
-    if not foreign:
-        return probabilities
-    shares = {task: p * (1.0 - foreign) for task, p in probabilities.items()}
-    return {**shares, NO_TASK: shares[NO_TASK] + foreign}
-
-
-def _strongest(probabilities: Mapping[str, float]) -> str:
-    """The most probable task; `NO_TASK` only where it is as probable as all others together."""
-    best = max(probabilities, key=probabilities.__getitem__)
-    if best == NO_TASK and probabilities[best] < NOTHING:
-        best = max((t for t in probabilities if t != best), key=probabilities.__getitem__)
-    return best
 
 
 def config_to_json(encoder: HashedEncoder) -> str:
