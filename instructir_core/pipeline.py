@@ -161,8 +161,6 @@ class Restorer:
         embeddings = self._embeddings(instructions)
         check_strength(strength)
         height, width = frames.shape[1:3]
-        if mask is not None:
-            _check_plain(mask, "a mask")
         masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
         _check_pieces(tile_size, overlap, plan, (height, width))
         if not embeddings:
@@ -302,6 +300,7 @@ def best_device() -> torch.device:
 
 def _fit_masks(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """As `fit_mask`; that a mask was resized is logged."""
+    _check_plain(mask, "a mask")
     masks, note = fit_mask(mask, frames, height, width)
     if note is not None:
         log.warning("%s", note)
