@@ -85,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--free", type=float, metavar="GB", help="memory to plan with; default: now")
     info.set_defaults(run=_info)
 
+    exporting = commands.add_parser("export", help="a model under one sentence as an ONNX file")
+    exporting.add_argument("out", type=Path, metavar="OUT.onnx")
+    exporting.add_argument("-i", "--instruction", required=True, metavar="SENTENCE")
+    exporting.add_argument("--model", default="mini", help="mini (bundled), 7d or a path")
+    exporting.add_argument("--head", type=Path, help="head for a network file that has none")
+    exporting.add_argument("--text-encoder", type=Path, help="folder of its sentence encoder")
+    exporting.add_argument("--half", action="store_true", help="float16, half the size")
+    exporting.set_defaults(run=_export)
+
     corpus = commands.add_parser("corpus", help="write the instruction corpus as one table")
     corpus.add_argument("out", type=Path, metavar="OUT.tsv")
     corpus.add_argument("--seed", type=int, default=0)
@@ -578,3 +587,17 @@ def _test_sets(
             "apart in the results. Rename a folder, or evaluate one at a time."
         )
     return sets, chains
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .export import export
+
+    instruction = export(
+        options.out, options.instruction, model=options.model, head=options.head,
+        text_encoder=options.text_encoder, half=options.half,
+    )  # fmt: skip
+    print(instruction)
+    if instruction.advice:
+        print(f"  {instruction.advice}")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+    return 0
