@@ -14,10 +14,13 @@ convolution is one matrix product.
 from __future__ import annotations
 
 import ctypes
+import gc
+import logging
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,8 @@ from torch import Tensor, nn
 
 from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock, NetworkConfig
 from .tiles import MIN_TILE
+
+log = logging.getLogger(__name__)
 
 CPU_STRIP = 4 << 20
 """Bytes of a strip's widest tensor on a CPU.
@@ -34,6 +39,8 @@ GPU_STRIP = 1 << 27
 """The same on a GPU, where fewer and larger launches are faster."""
 HUGE_PAGE = 2 << 20
 """Bytes from which on memory is asked for in huge pages (x86-64)."""
+SMALLEST_RETRY = 256
+"""Below tiles of this side in pixels an out-of-memory error is given up on."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +79,85 @@ def strips_for(device: torch.device) -> Strips:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture is restored: exactly in strips, or, where memory is short, in tiles."""
+    """How a picture is restored: exactly in strips, or, where memory is short, in tiles.
 
+    `Restorer.restore` carries out the very plan it is given.
+    """
+
+    config: NetworkConfig
+    value: int
+    """Bytes of one value of a feature map: 4 for float32, 2 for half precision."""
     height: int
     width: int
-    tile: int | None
+    strip: int
+    """Bytes of a strip's widest tensor, see `Strips`."""
+    tile: int | None = None
     """Side of the approximate tiles in pixels, or None: exact."""
-    rows: int
-    """Rows per strip at full resolution."""
-    bytes: int
-    """Memory at the peak, beside the weights, the input and the result."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is that of the whole picture at once."""
+        return self.tile is None or self.tile >= max(self.height, self.width)
+
+    @property
+    def rows(self) -> int:
+        """Rows per strip at full resolution."""
+        height, width = self._piece
+        return max(2, min(height, self.strip // self._row(width)))
+
+    @property
+    def bytes(self) -> int:
+        """Memory at the peak, beside the weights, the input and the result."""
+        return self.maps + 5 * self.strip_used
+
+    @property
+    def maps(self) -> int:
+        """Bytes of the two feature maps of full resolution, without which nothing is exact."""
+        height, width = self._piece
+        multiple = self.config.multiple
+        return (height + -height % multiple) * self._row(width)
+
+    @property
+    def strip_used(self) -> int:
+        """Bytes of the widest tensor of the rows that are taken at a time."""
+        return self.rows * self._row(self._piece[1])
+
+    @property
+    def _piece(self) -> tuple[int, int]:
+        """Height and width of what the network sees at once."""
+        tile = self.tile or max(self.height, self.width)
+        return min(tile, self.height), min(tile, self.width)
+
+    def _row(self, width: int) -> int:
+        """Bytes of one row of a block's widest tensor, or of the two maps: twice the channels."""
+        return 2 * self.config.width * self.value * (width + -width % self.config.multiple)
+
+    def within(self, free: int) -> Plan:
+        """The same with strips that fit into ``free`` bytes, of two rows at the least."""
+        least = 2 * self._row(self._piece[1])
+        return replace(self, strip=max(least, min(self.strip, (free - self.maps) // 5)))
+
+    def smaller(self) -> Plan | None:
+        """What to try after memory ran out: smaller strips, then smaller tiles; None: nothing.
+
+        Large steps, because every failed trial costs up to a whole run.
+        """
+        least = 2 * self._row(self._piece[1])
+        if self.strip_used > least:
+            return replace(self, strip=max(least, self.strip_used // 8))
+        side = max(self._piece)
+        tile = max(SMALLEST_RETRY, side // 2 // 16 * 16)
+        return replace(self, tile=tile, strip=1) if tile < side else None
 
     def __str__(self) -> str:
         size = f"{self.width} x {self.height}: "
-        if self.tile is not None:
+        if not self.exact:
             kind = f"approximate tiles of {self.tile} px"
         elif self.rows >= self.height:
             kind = "exact, whole"
         else:
             kind = f"exact, in strips of {self.rows} rows"
         return f"{size}{kind}, about {self.bytes / 2**20:.0f} MiB at the peak"
-
-
-def peak_bytes(config: NetworkConfig, height: int, width: int, value: int, strip: int) -> int:
-    """Peak of `run` beside weights, input and result, for values of ``value`` bytes.
-
-    Two feature maps of full resolution, and the temporaries of a strip.
-    """
-    multiple = config.multiple
-    pixels = (height + -height % multiple) * (width + -width % multiple)
-    widest = min(strip, 2 * config.width * value * pixels)
-    return 2 * config.width * value * pixels + 5 * widest
 
 
 def plan(
@@ -116,19 +171,69 @@ def plan(
 ) -> Plan:
     """Choose how to restore one picture in ``free`` bytes (None: plenty).
 
-    A ``tile`` asked for is kept; else tiles are taken only where not even strips fit.
+    Where they are short, strips get smaller first, down to two rows, and the result stays exact;
+    tiles are taken only where two feature maps do not fit. A ``tile`` asked for is kept.
     """
-    needed = peak_bytes(config, height, width, value, strip)
-    if tile is None and free is not None and needed > free:
-        tile = max(height, width)
-        while tile > MIN_TILE and peak_bytes(config, tile, tile, value, strip) > free:
-            tile = max(MIN_TILE, tile * 3 // 4 // 16 * 16)
-    if tile is not None:
-        height_done, width_done = min(tile, height), min(tile, width)
-        needed = peak_bytes(config, height_done, width_done, value, strip)
-    inner = min(width, tile or width)
-    rows = max(2, strip // (2 * config.width * value * (inner + -inner % config.multiple)))
-    return Plan(height, width, tile, min(rows, tile or height), needed)
+    chosen = Plan(config, value, height, width, strip, tile)
+    if free is None:
+        return chosen
+    if tile is None and chosen.maps > free:
+        chosen = replace(chosen, strip=1, tile=max(height, width))
+        while (side := chosen.tile or MIN_TILE) > MIN_TILE and chosen.bytes > free:
+            chosen = replace(chosen, tile=max(MIN_TILE, side * 3 // 4 // 16 * 16))
+        chosen = replace(chosen, strip=strip)
+    return chosen.within(free)
+
+
+Result = TypeVar("Result")
+
+
+def with_smaller_pieces(
+    run: Callable[[Plan], Result],
+    plan: Plan,
+    *,
+    is_out_of_memory: Callable[[BaseException], bool] | None = None,
+    release: Callable[[], None] | None = None,
+) -> tuple[Result, Plan]:
+    """``run(plan)``, with smaller pieces after each out-of-memory error; also the plan that did.
+
+    ``is_out_of_memory`` tells such errors, ``release`` gives cached memory back. Raises
+    `torch.OutOfMemoryError` when not even the smallest pieces fit.
+    """
+    runs_short = is_out_of_memory or ran_out_of_memory
+    while True:
+        try:
+            return run(plan), plan
+        except Exception as error:
+            if not runs_short(error):
+                raise
+            smaller = plan.smaller()
+            if smaller is None:
+                raise torch.OutOfMemoryError(
+                    f"Found too little memory even for the smallest pieces ({plan}); expected "
+                    "that much to be free. Close other programs, or make the picture smaller."
+                ) from error
+            message = (str(error).splitlines() or [type(error).__name__])[0]
+        # Outside the except block, where the error no longer holds the failed call's tensors.
+        log.warning("Out of memory (%s); trying again: %s.", message, smaller)
+        gc.collect()
+        (release or _release)()
+        plan = smaller
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether smaller pieces may help."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # A CPU's allocator raises a plain RuntimeError.
+    text = str(error)
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -155,6 +260,21 @@ def count_blocks(network: InstructIR) -> int:
     return conditions + plain
 
 
+def mirrored(image: Tensor, multiple: int) -> Tensor:
+    """(1, C, H, W) -> the same continued at the right and at the bottom to a ``multiple``.
+
+    Mirrored without repeating the edge; where a side is not longer than what it lacks, the edge
+    pixel is repeated.
+    """
+    height, width = image.shape[-2:]
+    below, beside = -height % multiple, -width % multiple
+    if beside:
+        image = F.pad(image, (0, beside, 0, 0), "reflect" if beside < width else "replicate")
+    if below:
+        image = F.pad(image, (0, 0, 0, below), "reflect" if below < height else "replicate")
+    return image
+
+
 @torch.inference_mode()
 def run(
     network: InstructIR,
@@ -163,15 +283,16 @@ def run(
     advance: Callable[[], None] = lambda: None,
     strips: Strips | None = None,
 ) -> Tensor:
-    """(1, 3, H, W) image and (1, 256) embedding -> (1, 3, H, W), as ``network(image, embedding)``.
+    """(1, 3, H, W) image and (1, 256) embedding -> (1, 3, H, W), as the network's ``forward``.
 
+    Sizes that are no multiple of ``config.multiple`` are `mirrored` instead of padded with zeros:
+    the network averages over all it is given, and a black border would count as a part of the
+    picture. The result is that of ``forward`` on the mirrored picture, cropped back.
     ``advance()`` runs after each of `count_blocks` blocks and may raise to stop.
     """
     strips = strips or strips_for(image.device)
     height, width = image.shape[-2:]
-    multiple = network.config.multiple
-    below, beside = -height % multiple, -width % multiple
-    padded = _rows(F.pad(image, (0, beside, 0, below)) if below or beside else image)
+    padded = _rows(mirrored(image, network.config.multiple))
 
     def blocks(
         x: Tensor, gated: Tensor, plain: nn.Module, condition: nn.Module | None = None

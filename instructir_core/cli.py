@@ -19,6 +19,8 @@ from tqdm import tqdm
 from . import bounded, checkpoint
 from . import image as pictures
 from .batch import Manifest, Share, plan_files
+from .bounded import Plan
+from .masks import fill_hidden
 from .pipeline import Restorer, best_device
 from .text import NO_TASK, TASKS, Instruction, TransformersEncoder
 
@@ -160,6 +162,10 @@ def _parser() -> argparse.ArgumentParser:
         "--phrasings", type=int, default=0, metavar="N",
         help="restore each picture under N sentences of --sentences or the corpus, too",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--upstream", action="store_true",
+        help="score as the paper's tables: crops to multiples of 16, unclamped",
+    )  # fmt: skip
     evaluate.add_argument("--lpips", action="store_true", help="LPIPS too; needs pip install lpips")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
     evaluate.add_argument("--size", type=int, metavar="PIXELS", help="cut clean pictures to this")
@@ -219,12 +225,15 @@ def _restore(options: argparse.Namespace) -> int:
         begun = time.perf_counter()
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            before, after = restore_file(restorer, source, target, instructions, options)
+            before, after, plan = restore_file(restorer, source, target, instructions, options)
             height, width = after.pixels.shape[:2]
-            details |= {"status": "ok", "width": width, "height": height}
+            details |= {"status": "ok", "width": width, "height": height, "exact": plan.exact}
+            note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+            if not plan.exact and options.tile_size is None:
+                note += ", because memory was short"
             tqdm.write(
                 f"{source.name} -> {target}: {width} x {height}, "
-                f"{time.perf_counter() - begun:.1f} s on {restorer.device}"
+                f"{time.perf_counter() - begun:.1f} s on {restorer.device}{note}"
             )
             if options.compare is not None:
                 rows.append((_thumbnail(before), _thumbnail(after)))
@@ -274,13 +283,28 @@ def restore_file(
     target: Path,
     instructions: Sequence[Instruction],
     options: argparse.Namespace,
-) -> tuple[pictures.Picture, pictures.Picture]:
-    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept."""
+) -> tuple[pictures.Picture, pictures.Picture, Plan]:
+    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept.
+
+    Colours that transparency hides are kept too, and change nothing of what is seen. The plan is
+    the one that was carried out.
+    """
     before = pictures.read(source)
-    restored = restorer.restore(
-        torch.from_numpy(before.pixels), instructions, options.strength, tile_size=options.tile_size
+    pixels, hidden = torch.from_numpy(before.pixels), None
+    if before.alpha is not None:
+        alpha = torch.from_numpy(before.alpha)
+        hidden = (alpha == 0)[..., None]
+        pixels = fill_hidden(pixels, alpha)
+    height, width = before.pixels.shape[:2]
+    free = bounded.free_memory(restorer.device)
+    restored, plan = bounded.with_smaller_pieces(
+        lambda plan: restorer.restore(pixels, instructions, options.strength, plan=plan),
+        restorer.plan(height, width, free, options.tile_size),
     )
-    after = replace(before, pixels=restored.cpu().numpy())
+    restored = restored.cpu()
+    if hidden is not None:
+        restored = torch.where(hidden, torch.from_numpy(before.pixels), restored)
+    after = replace(before, pixels=restored.numpy())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -289,7 +313,7 @@ def restore_file(
             "may write to. Choose another output."
         ) from exc
     pictures.write(target, after)
-    return before, after
+    return before, after, plan
 
 
 def _check_sheet(sheet: Path, sources: Sequence[Path]) -> None:
@@ -519,8 +543,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     restorer = _load(options)
     lpips = metrics.lpips(restorer.device) if options.lpips else None
     source = report.provenance(
-        restorer, checkpoint.named_path(options.model), limit=limit, size=size, phrasings=phrasings
-    )
+        restorer, checkpoint.named_path(options.model), limit=limit, size=size,
+        phrasings=phrasings, upstream=options.upstream,
+    )  # fmt: skip
     found = report.Report(options.out, source)
 
     for row in evaluate.read_all(restorer, given):
@@ -528,10 +553,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         if row["task"] != row["read_as"]:
             print(f"  read {row['read_as']} instead of {row['task']}: {row['sentence']}")
     if sets:
-        print(report.SCORE_HEADER)
+        print(report.score_header(upstream=options.upstream))
     for images in sets:
         rows: list[evaluate.Row] = []
-        for row, shown in evaluate.score(restorer, images, limit, lpips):
+        for row, shown in evaluate.score(restorer, images, limit, lpips, upstream=options.upstream):
             found.show(images.name, shown, len(rows), min(images.count, limit or images.count))
             rows.append(row)
         found.add(rows)

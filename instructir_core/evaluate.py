@@ -2,6 +2,10 @@
 
 Each experiment reads its pictures one at a time and yields one flat row of results for each
 measurement; `report` makes tables and files of them. The same files and model give the same rows.
+
+Pictures are scored as people get them: whole, at any size, clamped, and not rounded. Scores to
+set beside the paper's are taken as upstream takes them (``upstream``): of the middle of each
+picture, cut to multiples of 16 pixels, unclamped.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from tqdm import tqdm
 from . import bounded
 from .metrics import Pixels, measure, psnr, to_8bit
 from .pipeline import Restorer
-from .testsets import MULTIPLE, ImageSet, clean_pictures, middle, parse_recipe
+from .testsets import ImageSet, clean_pictures, cropped, parse_recipe
 from .text import NO_TASK, TASKS, Instruction
 
 Row = dict[str, Any]
@@ -37,6 +41,8 @@ PROMPTS = {
     "en": "improve the colours of this photo",
 }
 """The sentence used for each task wherever a score needs one."""
+WHOLE, UPSTREAM = "whole", "upstream"
+"""How a row was scored: as people get a picture, or as upstream's own code scores it."""
 IDENTITY_SENTENCES = 3
 """Sentences of each kind that `identity` takes unless told otherwise."""
 
@@ -50,13 +56,15 @@ class Sentence(NamedTuple):
 
 
 @torch.inference_mode()
-def network_output(restorer: Restorer, pixels: Pixels, instruction: Instruction) -> Pixels:
-    """(H, W, 3) in [0, 1] -> the network's own (H, W, 3) float32, unclamped as upstream scores."""
+def network_output(
+    restorer: Restorer, pixels: Pixels, instruction: Instruction, *, upstream: bool = False
+) -> Pixels:
+    """(H, W, 3) in [0, 1] -> the network's own (H, W, 3) float32; unclamped for ``upstream``."""
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     image = image.permute(2, 0, 1)[None].to(restorer.device, restorer.dtype)
     embedding = instruction.embedding.to(restorer.device, restorer.dtype)
-    restored = bounded.run(restorer.network, image, embedding)
-    return restored[0].permute(1, 2, 0).float().cpu().numpy()
+    restored = bounded.run(restorer.network, image, embedding)[0].permute(1, 2, 0).float()
+    return (restored if upstream else restored.clamp(0.0, 1.0)).cpu().numpy()
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -67,6 +75,8 @@ def score(
     images: ImageSet,
     limit: int | None = None,
     lpips: Callable[[Pixels, Pixels], float] | None = None,
+    *,
+    upstream: bool = False,
 ) -> Iterator[tuple[Row, Pictures]]:
     """Every score of each input and of its restoration, and the pictures to look at.
 
@@ -75,8 +85,10 @@ def score(
     """
     instruction = restorer.encode(images.sentence or PROMPTS[images.task])
     for pair in _progress(images, images.name, images.count, limit):
-        result = network_output(restorer, pair.degraded, instruction)
+        pair = cropped(pair) if upstream else pair
+        result = network_output(restorer, pair.degraded, instruction, upstream=upstream)
         row = _row("score", images.name, images.task, pair.name, instruction)
+        row["protocol"] = UPSTREAM if upstream else WHOLE
         row["height"], row["width"] = pair.clean.shape[:2]
         for label, picture in (("input", pair.degraded), ("restored", result)):
             scores = measure(picture, pair.clean)
@@ -159,14 +171,12 @@ def chain(
 ) -> Iterator[tuple[list[Row], Pictures]]:
     """Degrade by "first+second" recipes, then undo them from the last to the first.
 
-    One row for the input and one after each instruction: its PSNR to the clean picture. Between
-    the links the picture is clamped, as `Restorer.restore` does.
+    One row for the input and one after each instruction: its PSNR to the clean picture.
     """
     name = f"{paths[0].parent.name} {composition}"
     steps = [parse_recipe(part) for part in composition.split("+")]
     links = [(task, restorer.encode(PROMPTS[task])) for task, _ in reversed(steps)]
-    for path, whole in _progress(clean_pictures(paths, size), name, len(paths), limit):
-        clean = middle(whole, *(n - n % MULTIPLE for n in whole.shape[:2]))
+    for path, clean in _progress(clean_pictures(paths, size), name, len(paths), limit):
         picture = clean
         for _, degrade in steps:
             picture = np.asarray(degrade(picture, path.stem), np.float32)
@@ -176,7 +186,7 @@ def chain(
             result = network_output(restorer, picture, instruction)
             row = _row("chain", name, task, path.stem, instruction) | {"link": number}
             rows.append(row | _both_psnr(result, clean))
-            picture = np.clip(result, 0.0, 1.0)
+            picture = result
             shown.append((task, picture))
         captions = [
             f"{label} {row['psnr_float']:.2f} dB"

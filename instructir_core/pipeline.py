@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import bounded, checkpoint
+from .bounded import Plan, Strips
+from .masks import fit_mask, is_empty
 from .model import InstructIR
 from .text import Instruction, InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
@@ -78,8 +80,13 @@ class Restorer:
         free: int | None = None,
         tile_size: int | None = None,
         device: torch.device | None = None,
-    ) -> bounded.Plan:
-        """How one picture would be restored with ``free`` bytes of memory (None: plenty)."""
+    ) -> Plan:
+        """How one picture would be restored with ``free`` bytes of memory (None: plenty).
+
+        Raises ValueError for a ``tile_size`` that is too small.
+        """
+        if tile_size is not None:
+            check_tiles(tile_size, None)
         value = torch.finfo(self.dtype).bits // 8
         strip = bounded.strips_for(device or self.device).bytes
         return bounded.plan(self.network.config, height, width, value, free, strip, tile_size)
@@ -103,6 +110,7 @@ class Restorer:
         tile_size: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
+        plan: Plan | None = None,
     ) -> Tensor:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
@@ -114,27 +122,68 @@ class Restorer:
         ``progress(done, total)`` runs after each block of the network and may raise to stop. The
         result is detached, float32, on the images' device.
 
-        Raises ValueError on NaN, wrong shapes, types or ranges; the input is never changed.
+        A ``plan``, made by `Restorer.plan` for pictures of this size, is carried out as it is.
+        Without one a plan is made from the memory that is free, and where that runs out all the
+        same, the frame is done again in smaller pieces.
+
+        Raises ValueError on NaN, wrong shapes, types or ranges, and `torch.OutOfMemoryError`; the
+        input is never changed.
         """
-        frames = _check_images(images)
+        frames = check_images(images)
         embeddings = self._embeddings(instructions)
-        if not 0.0 <= strength <= 1.0:
-            raise ValueError(f"strength is {strength}; expected 0 (unchanged) to 1 (restored).")
-        amount = _check_mask(mask, frames)
+        check_strength(strength)
+        height, width = frames.shape[1:3]
+        amounts = None
+        if mask is not None:
+            amounts, note = fit_mask(mask, len(frames), height, width)
+            if note is not None:
+                log.warning("%s", note)
         if tile_size is not None:
             check_tiles(tile_size, overlap)
+        if plan is not None and (plan.height, plan.width) != (height, width):
+            raise ValueError(
+                f"Found a plan for {plan.width} x {plan.height} pixels; expected one for "
+                f"{width} x {height}. Make it with restorer.plan({height}, {width})."
+            )
 
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
-        if strength == 0.0 or (amount is not None and not amount.any()):
+        if strength == 0.0 or (amounts is not None and is_empty(amounts)):
             return result.reshape(images.shape)
-        height, width = frames.shape[1:3]
-        planned = self.plan(height, width, bounded.free_memory(self.device), tile_size)
-        cut = None if planned.tile is None else check_tiles(planned.tile, overlap)
-        if cut is not None and tile_size is None:
-            log.warning("Memory is short: %s. The result is not exact.", planned)
+        carried_out = plan or self.plan(height, width, bounded.free_memory(self.device), tile_size)
+        # Frame by frame: memory stays that of one frame, however long the batch.
+        for index in range(len(result)):
+
+            def run(chosen: Plan, index: int = index) -> Tensor:
+                amount = None if amounts is None else amounts[index % len(amounts)]
+                report = None if progress is None else _one_of(progress, index, len(result))
+                return self._frame(
+                    result[index], embeddings, strength, amount, chosen, overlap, report
+                )
+
+            if plan is not None:
+                result[index] = run(plan)
+            else:
+                restored, carried_out = bounded.with_smaller_pieces(run, carried_out)
+                result[index] = restored
+        if not carried_out.exact and tile_size is None and plan is None:
+            log.warning("Memory is short: %s. The result is not exact.", carried_out)
+        return result.reshape(images.shape)
+
+    def _frame(
+        self,
+        pixels: Tensor,
+        embeddings: Sequence[Tensor],
+        strength: float,
+        amount: Tensor | None,
+        plan: Plan,
+        overlap: int | None,
+        progress: Progress | None,
+    ) -> Tensor:
+        """(H, W, 3) in [0, 1] and its (H, W, 1) mask -> (H, W, 3) on the same device."""
+        height, width = pixels.shape[:2]
+        cut = None if plan.tile is None else _tiles(plan.tile, overlap)
         pieces = 1 if cut is None else len(list(tiles(height, width, *cut)))
-        blocks = bounded.count_blocks(self.network)
-        done, total = 0, len(frames) * len(embeddings) * pieces * blocks
+        done, total = 0, len(embeddings) * pieces * bounded.count_blocks(self.network)
 
         def advance() -> None:
             nonlocal done
@@ -142,37 +191,32 @@ class Restorer:
             if progress is not None:
                 progress(done, total)
 
-        # Frame by frame: memory stays that of one frame, however long the batch.
-        for index in range(len(frames)):
-            frame = result[index].permute(2, 0, 1)[None].to(self.device)
-            restored = frame
-            for embedding in embeddings:
-                if cut is None:
-                    restored = self._run(restored, embedding, advance)
-                else:
-                    restored = run_tiled(
-                        lambda tile, e=embedding: self._run(tile, e, advance),  # type: ignore[misc]
-                        restored,
-                        *cut,
-                    )
-            blend: float | Tensor = strength
-            if amount is not None:
-                blend = strength * amount[index % len(amount)].to(self.device)
-            restored = torch.lerp(frame, restored, torch.as_tensor(blend, device=self.device))
-            result[index] = restored[0].permute(1, 2, 0).to(result.device)
-        return result.reshape(images.shape)
+        frame = pixels.permute(2, 0, 1)[None].to(self.device)
+        restored = frame
+        for embedding in embeddings:
+
+            def run(tile: Tensor, embedding: Tensor = embedding) -> Tensor:
+                return self._run(tile, embedding, plan.strip, advance)
+
+            restored = run(restored) if cut is None else run_tiled(run, restored, *cut)
+        blend: float | Tensor = strength
+        if amount is not None:
+            blend = strength * amount.to(self.device).permute(2, 0, 1)
+        restored = torch.lerp(frame, restored, torch.as_tensor(blend, device=self.device))
+        return restored[0].permute(1, 2, 0).to(pixels.device)
 
     @torch.inference_mode()
-    def _run(self, image: Tensor, embedding: Tensor, advance: Callable[[], None]) -> Tensor:
+    def _run(
+        self, image: Tensor, embedding: Tensor, strip: int, advance: Callable[[], None]
+    ) -> Tensor:
         """(1, 3, H, W) float32 on the device -> the same, clamped."""
-        embedding = embedding.to(self.device)
+        embedding, strips = embedding.to(self.device), Strips(strip)
         restored = bounded.run(
-            self.network, image.to(self.dtype), embedding.to(self.dtype), advance
+            self.network, image.to(self.dtype), embedding.to(self.dtype), advance, strips
         ).float()
         if self.dtype != torch.float32 and not torch.isfinite(restored).all():
             log.warning("The network left the range of %s; run again in float32.", self.dtype)
-            exact = copy.deepcopy(self.network).float()
-            restored = bounded.run(exact, image, embedding, lambda: None)
+            restored = bounded.run(_in_float32(self.network), image, embedding, strips=strips)
         if not torch.isfinite(restored).all():
             raise ValueError(
                 "The network gave NaN or infinity in float32; expected finite pixels. The weights "
@@ -220,8 +264,41 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _check_images(images: Tensor) -> Tensor:
-    """(H, W, 3) or (B, H, W, 3) -> (B, H, W, 3), a view."""
+def _tiles(tile_size: int, overlap: int | None) -> tuple[int, int]:
+    """The tiles of a plan: an overlap meant for larger ones is cut to half of them."""
+    return check_tiles(tile_size, None if overlap is None else min(overlap, tile_size // 2))
+
+
+def _one_of(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of a batch, told that of its frame ``index``."""
+    return lambda done, total: progress(index * total + done, count * total)
+
+
+def _in_float32(network: InstructIR) -> InstructIR:
+    """Another network of the same weights.
+
+    Built from the state dict, never copied: a host hangs handles of its own on modules that it
+    manages, and a copy of such a handle would free what the original still uses.
+    """
+    with torch.device("meta"):
+        exact = InstructIR(network.config)
+    weights = {name: tensor.float() for name, tensor in network.state_dict().items()}
+    exact.load_state_dict(weights, assign=True)
+    exact.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return exact.eval().requires_grad_(False)
+
+
+def check_strength(strength: float) -> None:
+    """Raise ValueError unless it is a number from 0 to 1."""
+    if not isinstance(strength, Real) or not 0.0 <= float(strength) <= 1.0:
+        raise ValueError(f"strength is {strength!r}; expected 0 (unchanged) to 1 (restored).")
+
+
+def check_images(images: Tensor) -> Tensor:
+    """(H, W, 3) or (B, H, W, 3) -> (B, H, W, 3), a view.
+
+    All frames are looked at before any work is done; ValueError names the first bad one.
+    """
     expected = "expected (H, W, 3) or (B, H, W, 3) floats in [0, 1]"
     if not isinstance(images, Tensor):
         raise ValueError(f"Found images of type {type(images).__name__}; {expected} in a tensor.")
@@ -229,32 +306,32 @@ def _check_images(images: Tensor) -> Tensor:
         raise ValueError(f"Found images of shape {tuple(images.shape)}; {expected}.")
     if not images.is_floating_point():
         raise ValueError(f"Found images of type {images.dtype}; {expected}. Divide bytes by 255.")
-    low, high = (float(v) for v in images.detach().aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            f"Found NaN or infinity among the pixels; {expected}. A node or a file before this "
-            "one failed: look at its result."
-        )
-    # Decoders and sharpeners overshoot a little, which is clamped; bytes passed as floats are not.
-    if low < -1.0 or high > 2.0:
-        raise ValueError(
-            f"Found pixels from {low:.3g} to {high:.3g}; {expected}. Divide 8-bit values by 255."
-        )
-    return images.reshape(-1, *images.shape[-3:])
+    frames = images.reshape(-1, *images.shape[-3:])
+    for index, frame in enumerate(frames.detach()):
+        low, high = (float(v) for v in frame.aminmax())
+        where = f" in frame {index + 1} of {len(frames)}" if len(frames) > 1 else ""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(
+                f"Found NaN or infinity among the pixels{where}; {expected}. A node or a file "
+                "before this one failed: look at its result."
+            )
+        # Decoders and sharpeners overshoot a little, which is clamped; bytes passed as floats
+        # and the light of a scene are not.
+        if low < -1.0 or high > 2.0:
+            raise ValueError(
+                f"Found pixels from {low:.3g} to {high:.3g}{where}; {expected}. "
+                + (
+                    "Divide 8-bit values by 255."
+                    if _are_bytes(frame, low, high)
+                    else "Tone-map a picture of high dynamic range (EXR, HDR), or clamp it to "
+                    "[0, 1]."
+                )
+            )
+    return frames
 
 
-def _check_mask(mask: Tensor | None, frames: Tensor) -> Tensor | None:
-    """(H, W), (1, H, W) or (B, H, W) -> (1 or B, H, W) float32 clamped to [0, 1]."""
-    if mask is None:
-        return None
-    batch, height, width, _ = frames.shape
-    amount = mask[None] if mask.ndim == 2 else mask
-    if amount.ndim != 3 or amount.shape[1:] != (height, width) or len(amount) not in (1, batch):
-        raise ValueError(
-            f"Found a mask of shape {tuple(mask.shape)}; expected ({height}, {width}) or "
-            f"({batch}, {height}, {width}), the size of the images. Resize the mask."
-        )
-    amount = amount.detach().float()
-    if not torch.isfinite(amount).all():
-        raise ValueError("Found NaN or infinity in the mask; expected 0 (keep) to 1 (restore).")
-    return amount.clamp(0.0, 1.0)
+def _are_bytes(frame: Tensor, low: float, high: float) -> bool:
+    """Whether pixels out of range are 8-bit levels, maybe resized, and not the light of a scene,
+    of which most lies below 1."""
+    whole = torch.equal(frame, frame.round())
+    return low >= 0.0 and high <= 255.0 and (whole or float(frame.median()) > 2.0)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import __version__, checkpoint
 from . import image as pictures
-from .evaluate import Pictures, Row, confusion
+from .evaluate import UPSTREAM, Pictures, Row, confusion
 from .metrics import CONVENTIONS, Pixels, to_8bit
 from .pipeline import Restorer
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
@@ -88,13 +88,14 @@ def summarise_scores(rows: Sequence[Row]) -> Summary:
         for name in CONVENTIONS
         if name.startswith("psnr") and math.isfinite(means.get(f"input_{name}", math.inf))
     }
-    return {"set": first["set"], "task": first["task"], "images": len(rows), **means, **gains}
+    told = {key: first[key] for key in ("set", "task", "protocol")}
+    return {**told, "images": len(rows), **means, **gains}
 
 
 def beside_published(scores: Sequence[Summary]) -> list[Summary]:
-    """The paper's score of every variant on the sets that were scored, and the gap to it."""
+    """The paper's score of every variant on the sets scored as upstream does, and the gap to it."""
     rows = []
-    for ours in scores:
+    for ours in (score for score in scores if score["protocol"] == UPSTREAM):
         for variant in VARIANTS:
             if variant not in PUBLISHED.get(ours["set"], {}):
                 continue
@@ -146,17 +147,25 @@ def _share_read(rows: Sequence[Row]) -> float:
 
 # --- tables ------------------------------------------------------------------------------------
 
-SCORE_HEADER = (
-    "float: the unclamped output, as InstructIR's code scores it; 8-bit: clamped and rounded, as\n"
-    "most papers do; Y: luma of the 8-bit picture, swapped: as InstructIR's code computes it\n"
-    f"{'':<22}{'':>7}{'PSNR, float':>27}{'PSNR restored':>26}{'SSIM':>9}{'SSIM restored':>22}\n"
-    f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}"
-    f"{'8-bit':>9}{'Y':>8}{'Y swap.':>9}{'input':>9}{'float':>8}{'8-bit':>7}{'Y':>7}"
-)
+_SCORED = {
+    True: "float: the unclamped output on a crop to multiples of 16, as InstructIR's code scores it",
+    False: "float: the whole picture, clamped, not rounded",
+}
+
+
+def score_header(*, upstream: bool) -> str:
+    """What stands above the lines of `score_line`."""
+    return (
+        f"{_SCORED[upstream]}; 8-bit: clamped and rounded, as most\n"
+        "papers do; Y: luma of the 8-bit picture, swapped: as InstructIR's code computes it\n"
+        f"{'':<22}{'':>7}{'PSNR, float':>27}{'PSNR restored':>26}{'SSIM':>9}{'SSIM restored':>22}\n"
+        f"{'set':<22}{'images':>7}{'input':>9}{'restored':>10}{'gain':>8}"
+        f"{'8-bit':>9}{'Y':>8}{'Y swap.':>9}{'input':>9}{'float':>8}{'8-bit':>7}{'Y':>7}"
+    )
 
 
 def score_line(score: Summary) -> str:
-    """One line under `SCORE_HEADER`."""
+    """One line under `score_header`."""
     gain = score.get("gain_psnr_float")
     text = (
         f"{score['set']:<22}{score['images']:>7}"
@@ -202,7 +211,9 @@ def tables(summary: Summary) -> str:
 def _published_table(summary: Summary) -> str:
     published = summary["published"]
     if not published:
-        return ""
+        known_sets = [s["set"] for s in summary["score"] if s["set"] in PUBLISHED]
+        hint = "The paper scores crops to multiples of 16, unclamped: --upstream sets ours beside it."
+        return hint if known_sets else ""
     lines = ["Beside the paper: published score, and ours less it (PSNR and SSIM, float, RGB)"]
     lines.append(f"{'set':<22}{'':<6}{'ours':>7}" + "".join(f"{v:>15}" for v in VARIANTS))
     for ours in summary["score"]:

@@ -1,6 +1,6 @@
 """Test sets: pairs of a degraded picture and its target, from folders, read one at a time.
 
-Every pair is centre-cropped to multiples of 16 pixels, as InstructIR's evaluation does.
+Pictures are whole; `cropped` makes of them what InstructIR's own evaluation scores.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def paired(name: str, task: str, folders: Sequence[tuple[Path, Path]]) -> ImageS
                     f"{after.shape[1]} x {after.shape[0]} in {target}; expected equal sizes. "
                     "Check that they belong together."
                 )
-            yield _cropped(source, scene + source.stem, before, middle(after, *before.shape[:2]))
+            yield _pair(scene + source.stem, before, middle(after, *before.shape[:2]))
 
     return ImageSet(name, task, len(matched), pairs)
 
@@ -108,7 +108,7 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
 
     def pairs() -> Iterator[Pair]:
         for path, clean in clean_pictures(paths, size):
-            yield _cropped(path, path.stem, degrade(clean, path.stem), clean)
+            yield _pair(path.stem, degrade(clean, path.stem), clean)
 
     return ImageSet(name or f"{folder.name} {recipe}", task, len(paths), pairs)
 
@@ -171,15 +171,19 @@ def middle(pixels: Pixels, height: int, width: int) -> Pixels:
     return pixels[y : y + height, x : x + width]
 
 
-def _cropped(path: Path, name: str, degraded: Pixels, clean: Pixels) -> Pair:
-    height, width = (n - n % MULTIPLE for n in clean.shape[:2])
+def cropped(pair: Pair) -> Pair:
+    """The middle of a pair, of multiples of 16 pixels; ValueError for one that is smaller."""
+    height, width = (n - n % MULTIPLE for n in pair.clean.shape[:2])
     if not height or not width:
         raise ValueError(
-            f"{path}: found {clean.shape[1]} x {clean.shape[0]} pixels; expected {MULTIPLE} or "
-            "more each way. Leave it out."
+            f"{pair.name}: found {pair.clean.shape[1]} x {pair.clean.shape[0]} pixels; expected "
+            f"{MULTIPLE} or more each way. Leave it out."
         )
-    both = (middle(a, height, width).astype(np.float32) for a in (degraded, clean))
-    return Pair(name, *both)
+    return Pair(pair.name, *(middle(a, height, width) for a in (pair.degraded, pair.clean)))
+
+
+def _pair(name: str, degraded: Pixels, clean: Pixels) -> Pair:
+    return Pair(name, degraded.astype(np.float32), clean.astype(np.float32))
 
 
 # --- recipes -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..instructir_core import TASK_WORDS, Instruction
 from . import host
-from .types import CATEGORY, INSTRUCTION, RESTORER, where_known
+from .types import CATEGORY, INSTRUCTION, RESTORER, choice, where_known
 
 FROM_TEXT = "from text"
 PRESETS = {
@@ -78,6 +78,7 @@ class EncodeInstruction(io.ComfyNode):
         preset: str,
         previous: tuple[Instruction, ...] = (),
     ) -> io.NodeOutput:
+        preset = choice("preset", preset, (FROM_TEXT, *PRESETS))
         sentence = text if preset == FROM_TEXT else PRESETS[preset]
         instruction = restorer.restorer.encode(sentence)
         task = ", ".join(

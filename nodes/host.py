@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import comfy.model_management as memory
 import comfy.model_patcher
@@ -17,8 +16,9 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Restorer
-from ..instructir_core.bounded import Plan
+from ..instructir_core.bounded import Plan, ran_out_of_memory, with_smaller_pieces
 from ..instructir_core.checkpoint import ENCODER_FOLDER, OFFICIAL_NAME
+from .types import choice
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ PRECISIONS = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-SMALLEST_TILE = 256
-"""Below this side an out-of-memory error is given up on."""
+WEIGHTS = {".safetensors", ".sft", ".pt"}
 
 
 # --- folders -----------------------------------------------------------------------------------
@@ -42,24 +41,36 @@ def register_model_folder() -> None:
     default = os.path.join(folder_paths.models_dir, FOLDER)
     folder_paths.add_model_folder_path(FOLDER, default, is_default=True)
     # Updated in place: replacing the entry would drop the folders of extra_model_paths.yaml.
-    folder_paths.folder_names_and_paths[FOLDER][1].update({".safetensors", ".sft", ".pt"})
+    folder_paths.folder_names_and_paths[FOLDER][1].update(WEIGHTS)
 
 
 def model_names() -> list[str]:
     """Names for the menu: bundled, official (there or not), then every other file found."""
-    found = [
-        name
-        for name in folder_paths.get_filename_list(FOLDER)
-        if ENCODER_FOLDER not in (parts := Path(name.replace("\\", "/")).parts)
-        and not any(part.startswith(".") for part in parts)  # downloads under way
-        and Path(name).suffix in (".safetensors", ".sft", ".pt")
-        and not parts[-1].startswith("lm_")
-    ]
+    found = [name for name in folder_paths.get_filename_list(FOLDER) if _may_be_model(name)]
     return [BUNDLED_NAME, OFFICIAL_NAME, *(n for n in found if n != OFFICIAL_NAME)]
 
 
-def model_path(name: str) -> Path | None:
+def _may_be_model(name: str) -> bool:
+    """Whether a name below the model folders is that of a model's weights.
+
+    Names come from saved workflows and from other nodes, so one that leads out of the folders is
+    none.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    return (
+        not path.is_absolute()
+        and ":" not in name
+        and ENCODER_FOLDER not in path.parts
+        and not any(part.startswith(".") for part in path.parts)  # downloads under way, and ".."
+        and path.suffix in WEIGHTS
+        and not path.name.startswith("lm_")
+    )
+
+
+def model_path(name: object) -> Path | None:
     """Where a model file lies, with either kind of slash in its name; None when it is nowhere."""
+    if not isinstance(name, str) or not _may_be_model(name):
+        return None
     for spelling in (name, name.replace("\\", "/"), name.replace("/", "\\")):
         path = folder_paths.get_full_path(FOLDER, spelling)
         if path is not None:
@@ -69,7 +80,7 @@ def model_path(name: str) -> Path | None:
 
 def load_restorer(name: str, precision: str) -> ManagedRestorer:
     """Load a model by its name in the menu, downloading the official one when it is missing."""
-    dtype = PRECISIONS[precision]
+    dtype = PRECISIONS[choice("precision", precision, PRECISIONS)]
     offload = memory.unet_offload_device()
     if name == BUNDLED_NAME:
         return ManagedRestorer(Restorer.from_pretrained("mini", device=offload, dtype=dtype))
@@ -97,7 +108,7 @@ def load_restorer(name: str, precision: str) -> ManagedRestorer:
     )
 
 
-def missing_model(name: str) -> str:
+def missing_model(name: object) -> str:
     """What to tell about a model that is not there."""
     folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
     return (
@@ -137,65 +148,46 @@ class ManagedRestorer:
         return sum(p.numel() * p.element_size() for p in self.restorer.network.parameters())
 
     @contextmanager
-    def resident(self, activation_bytes: int) -> Iterator[Restorer]:
-        """The restorer with its network wholly on the host's device, whatever the host's mode."""
+    def resident(self, height: int, width: int, tile_size: int | None) -> Iterator[Plan]:
+        """The network wholly on the host's device, and the plan for pictures of this size.
+
+        The host is asked for room for an exact run first, and only then how much is free: before,
+        what other models hold counts as used although it would be given up.
+        """
         device = self.patcher.load_device
-        memory.load_models_gpu(
-            [self.patcher], memory_required=activation_bytes, force_full_load=True
-        )
+        # The picture and its result lie beside the features.
+        beside = 0 if device.type == "cpu" else 2 * 3 * 4 * height * width
+        wanted = self.restorer.plan(height, width, None, tile_size, device).bytes + beside
+        memory.load_models_gpu([self.patcher], memory_required=wanted, force_full_load=True)
         # --novram and a full GPU leave parameters behind although the host says "loaded".
         network = self.restorer.network
-        left_behind = any(p.device.type != device.type for p in network.parameters())
+        resolved = torch.empty(0, device=device).device  # "cuda" is some "cuda:0"
+        left_behind = any(p.device != resolved for p in network.parameters())
         if left_behind:
             network.to(device)
         home = self.restorer.device
         self.restorer.device = device
         try:
-            yield self.restorer
+            free = getattr(self.patcher, "get_free_memory", memory.get_free_memory)(device)
+            yield self.restorer.plan(height, width, int(free) - beside, tile_size, device)
         finally:
             self.restorer.device = home
             if left_behind:
                 network.to(self.patcher.offload_device)
 
-    def plan(self, height: int, width: int, tile_size: int | None) -> Plan:
-        """How to restore one picture in two thirds of what is free where the network will run."""
-        device = self.patcher.load_device
-        free = int(memory.get_free_memory(device)) * 2 // 3
-        return self.restorer.plan(height, width, free, tile_size, device)
+    def restore(self, run: Callable[[Plan], torch.Tensor], plan: Plan) -> tuple[torch.Tensor, Plan]:
+        """``run(plan)``, in smaller pieces where memory runs out; also the plan that worked."""
+        return with_smaller_pieces(
+            run, plan, is_out_of_memory=is_out_of_memory, release=memory.soft_empty_cache
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether smaller pieces may help."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # A CPU's allocator raises a plain RuntimeError.
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def with_smaller_pieces(
-    run: Callable[[int | None], torch.Tensor], tile: int | None, height: int, width: int
-) -> tuple[torch.Tensor, int | None]:
-    """Call ``run(tile)``, halving the tile after each out-of-memory error; returns the tile too.
-
-    ``tile`` None is the whole picture. Raises the error when not even small tiles fit.
-    """
-    while True:
-        try:
-            return run(tile), tile
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            smaller = max(SMALLEST_TILE, (tile or max(height, width)) // 2)
-            if smaller >= (tile or max(height, width)):
-                raise
-            message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Outside the except block, where the error no longer holds the failed call's tensors.
-        log.warning("Out of memory (%s); trying again with tiles of %d px.", message, smaller)
-        gc.collect()
-        memory.soft_empty_cache()
-        tile = smaller
+    """Whether smaller pieces may help; newer hosts know more kinds of such errors."""
+    known_to_host = getattr(
+        memory, "is_oom", None
+    )  # asked first: it also clears the device's error
+    return bool(known_to_host and known_to_host(error)) or ran_out_of_memory(error)
 
 
 def result_like(images: torch.Tensor) -> torch.Tensor:

@@ -48,13 +48,14 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
-        # Naming the argument replaces the host's own "value not in list" by a sentence.
-        known = model_name in (host.BUNDLED_NAME, host.OFFICIAL_NAME)
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
+        # Naming the argument replaces the host's own "value not in list" by a sentence. None: it
+        # comes from another node, and is known when this one runs.
+        known = model_name in (None, host.BUNDLED_NAME, host.OFFICIAL_NAME)
         return True if known or host.model_path(model_name) else host.missing_model(model_name)
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, precision: str = "auto") -> str:
+    def fingerprint_inputs(cls, model_name: str | None, precision: str | None = "auto") -> str:
         path = host.model_path(model_name)
         if path is None:
             return f"{model_name} {precision}"

@@ -8,8 +8,14 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Instruction
+from ..instructir_core.bounded import Plan
+from ..instructir_core.masks import fill_hidden, fit_mask, is_empty
+from ..instructir_core.pipeline import check_images
 from . import host
-from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, where_known
+from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, number, where_known
+
+LARGEST_TILE = 16384
+LARGEST_OVERLAP = 4096
 
 
 class RestoreImage(io.ComfyNode):
@@ -44,7 +50,7 @@ class RestoreImage(io.ComfyNode):
                         "tile_size",
                         default=0,
                         min=0,
-                        max=16384,
+                        max=LARGEST_TILE,
                         step=16,
                         optional=True,
                         tooltip=(
@@ -58,7 +64,7 @@ class RestoreImage(io.ComfyNode):
                         "overlap",
                         default=64,
                         min=0,
-                        max=4096,
+                        max=LARGEST_OVERLAP,
                         step=8,
                         optional=True,
                         tooltip="Pixels over which neighbouring tiles are blended.",
@@ -70,6 +76,7 @@ class RestoreImage(io.ComfyNode):
                     "restored", display_name="image", tooltip="The restored pictures, same size."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
             **where_known(
                 search_aliases=[
                     *("denoise", "deblur", "sharpen", "derain", "dehaze", "low light", "brighten"),
@@ -83,12 +90,12 @@ class RestoreImage(io.ComfyNode):
         cls,
         restorer: host.ManagedRestorer | None = None,
         instruction: tuple[Instruction, ...] | None = None,
-        strength: float = 1.0,
+        strength: float | None = 1.0,
         **_: Any,
     ) -> list[str]:
         """At strength 0 neither the model nor the instruction is asked for."""
         wanted = {"restorer": restorer, "instruction": instruction}
-        return [name for name, value in wanted.items() if value is None and strength > 0]
+        return [name for name, value in wanted.items() if value is None and strength != 0]
 
     @classmethod
     def execute(
@@ -107,34 +114,64 @@ class RestoreImage(io.ComfyNode):
                 f"Found an image of shape {tuple(image.shape)}; expected (batch, height, width, "
                 "1, 3 or 4). Connect a node that gives an IMAGE."
             )
+        strength = number("strength", strength, 0, 1)
+        tile = int(number("tile_size", tile_size, 0, LARGEST_TILE)) or None
+        overlap = int(number("overlap", overlap, 0, LARGEST_OVERLAP))
         if strength == 0:
             return io.NodeOutput(image)
         _check_origin(restorer, instruction)
+        colours = image[..., :3] if channels != 1 else image.expand(-1, -1, -1, 3)
+        check_images(colours)
         frames, height, width = image.shape[:3]
-        mask = _check_mask(mask, frames, height, width)
+        amounts, notes = _masks(mask, frames, height, width)
+        if amounts is not None and is_empty(amounts):
+            return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         result = host.result_like(image)
-        planned = restorer.plan(height, width, tile_size or None)
-        tile = planned.tile
         progress = host.Progress(frames)
-        with restorer.resident(planned.bytes) as core:
+        with restorer.resident(height, width, tile) as plan:
             for index in range(frames):
                 host.stop_if_asked()
                 progress.frame = index
-                frame = image[index]
-                colour = frame[..., :3] if channels != 1 else frame.expand(-1, -1, 3)
-                part = None if mask is None else mask[index % len(mask)]
-
-                def run(size: int | None, colour=colour, part=part) -> torch.Tensor:
-                    cut = None if size is None else min(overlap, size // 2)
-                    return core.restore(colour, instruction, strength, part, size, cut, progress)
-
-                restored, tile = host.with_smaller_pieces(run, tile, height, width)
-                if channels == 1:
-                    restored = restored.mean(-1, keepdim=True)
-                result[index, ..., :3] = restored.to(result.device, result.dtype)
+                amount = None if amounts is None else amounts[index % len(amounts), ..., 0]
+                colour = colours[index]
                 if channels == 4:
-                    result[index, ..., 3] = frame[..., 3].to(result.device, result.dtype)
-        return io.NodeOutput(result)
+                    colour = fill_hidden(colour, image[index, ..., 3])
+
+                def run(chosen: Plan, colour=colour, amount=amount) -> torch.Tensor:
+                    return restorer.restorer.restore(
+                        colour, instruction, strength, amount,
+                        overlap=overlap, progress=progress, plan=chosen,
+                    )  # fmt: skip
+
+                restored, plan = restorer.restore(run, plan)
+                _put(result[index], image[index], restored)
+        if not plan.exact and tile is None:
+            notes.append(
+                f"Not exact: memory was short, so tiles of {plan.tile} pixels were used. Free "
+                "memory, or make the picture smaller."
+            )
+        return _said(cls, result, notes)
+
+
+def _said(node: type[io.ComfyNode], image: torch.Tensor, notes: list[str]) -> io.NodeOutput:
+    """The result, and what the artist has to know about it on the node itself."""
+    if not notes:
+        return io.NodeOutput(image)
+    text = "\n".join(notes)
+    host.show_text(node, text)
+    return io.NodeOutput(image, ui={"text": (text,)})
+
+
+def _put(result: torch.Tensor, original: torch.Tensor, restored: torch.Tensor) -> None:
+    """(H, W, 3) into the result of 1, 3 or 4 channels; what transparency hides stays as it was."""
+    channels = original.shape[-1]
+    if channels == 1:
+        restored = restored.mean(-1, keepdim=True)
+    if channels == 4:
+        hidden = original[..., 3:] == 0
+        restored = torch.where(hidden, original[..., :3].to(restored), restored)
+        result[..., 3] = original[..., 3].to(result)
+    result[..., :3] = restored.to(result)
 
 
 def _check_origin(restorer: host.ManagedRestorer, instruction: tuple[Instruction, ...]) -> None:
@@ -148,20 +185,12 @@ def _check_origin(restorer: host.ManagedRestorer, instruction: tuple[Instruction
             )
 
 
-def _check_mask(
+def _masks(
     mask: torch.Tensor | None, frames: int, height: int, width: int
-) -> torch.Tensor | None:
-    """(H, W) or (B, H, W) -> (1 or B, H, W); None where there is nothing to mask by."""
-    if mask is None:
-        return None
-    mask = mask[None] if mask.ndim == 2 else mask
+) -> tuple[torch.Tensor | None, list[str]]:
+    """(1 or B, H, W, 1), None where there is nothing to mask by; and what there is to say."""
     # What Load Image gives for a picture without alpha.
-    if mask.shape[1:] == (64, 64) != (height, width) and not mask.any():
-        return None
-    if mask.shape[1:] != (height, width) or len(mask) not in (1, frames):
-        raise ValueError(
-            f"The mask is {len(mask)} x {mask.shape[2]} x {mask.shape[1]} (count, width, height); "
-            f"expected 1 or {frames} of {width} x {height}, the size of the image. Resize the "
-            "mask, or draw it on this image."
-        )
-    return mask
+    if mask is None or (mask.shape[-2:] == (64, 64) != (height, width) and not mask.any()):
+        return None, []
+    amounts, note = fit_mask(mask, frames, height, width)
+    return amounts, [] if note is None else [note]

@@ -1,5 +1,11 @@
-"""The pack's own socket types."""
+"""The pack's own socket types, and checks of what comes through any socket.
 
+Another node may be linked to every widget, and the host does not hold what it gives to the
+widget's choices or range.
+"""
+
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from comfy_api.latest import io
@@ -21,3 +27,24 @@ def advanced(widget: Any) -> Any:
     """Fold an input away where the host's interface knows how; older hosts just show it."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """The value, where it is one of the choices; else ValueError."""
+    known = [*choices]
+    if value not in known:
+        raise ValueError(
+            f"{name} is {value!r}; expected one of {', '.join(known)}. Choose one, or correct the "
+            "node that gives it."
+        )
+    return str(value)
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """The value, where it is a number from ``low`` to ``high``; else ValueError."""
+    if not isinstance(value, Real) or not low <= float(value) <= high:
+        raise ValueError(
+            f"{name} is {value!r}; expected a number from {low:g} to {high:g}. Correct it, or the "
+            "node that gives it."
+        )
+    return float(value)

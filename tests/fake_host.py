@@ -23,6 +23,8 @@ class FakeHost:
 
     def __init__(self, models: Path) -> None:
         self.models, self.free = models, 1 << 40
+        self.free_when_asked: int | None = None
+        """What is free once the host was asked for room, where that differs."""
         self.asked, self.stop_at = 0, 1 << 40
         """How often the nodes looked whether the user pressed stop, and when he does."""
         self.loads: list[dict[str, Any]] = []
@@ -60,6 +62,8 @@ class FakeHost:
 
     def load_gpu(self, models: list[Any], **options: Any) -> None:
         self.loads.append({"models": models, **options})
+        if self.free_when_asked is not None:
+            self.free = self.free_when_asked
 
     def modules(self) -> dict[str, ModuleType]:
         host = self

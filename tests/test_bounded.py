@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -40,8 +41,27 @@ def test_strips_equal_the_plain_forward(
     embedding = F.normalize(torch.randn(1, 256, generator=generator))
     kept = image.clone()
     result = bounded.run(network, image, embedding, strips=Strips(strip))
-    assert (result - network(image, embedding)).abs().max() <= 1e-5
+    height, width = size
+    expected = network(bounded.mirrored(image, config.multiple), embedding)[..., :height, :width]
+    assert (result - expected).abs().max() <= 1e-5
     assert torch.equal(image, kept)
+
+
+@pytest.mark.parametrize(
+    ("side", "continued"),
+    [
+        (1, [0, 0, 0, 0]),
+        (2, [0, 1, 1, 1]),  # not longer than what it lacks: the edge repeats
+        (3, [0, 1, 2, 1]),
+        (4, [0, 1, 2, 3]),
+        (5, [0, 1, 2, 3, 4, 3, 2, 1]),
+    ],
+)
+def test_mirrored(side: int, continued: list[int]) -> None:
+    rows = torch.arange(side).float().view(1, 1, side, 1).expand(1, 3, side, 4)
+    assert bounded.mirrored(rows, 4)[0, 0, :, 0].tolist() == continued
+    columns = rows.transpose(2, 3)
+    assert bounded.mirrored(columns, 4)[0, 2, 0].tolist() == continued
 
 
 @torch.inference_mode()
@@ -71,18 +91,71 @@ def test_stops_within_a_block() -> None:
 
 def test_plan() -> None:
     small = plan(NetworkConfig(), 64, 64)
-    assert small.tile is None and "exact, whole" in str(small)
+    assert small.exact and "exact, whole" in str(small)
     large = plan(NetworkConfig(), 4096, 4096)
-    assert large.tile is None and large.rows < 4096 and "strips" in str(large)
+    assert large.exact and large.rows < 4096 and "strips" in str(large)
     short = plan(NetworkConfig(), 4096, 4096, free=10**9)
-    assert short.tile is not None and short.bytes <= 10**9 and "tiles" in str(short)
-    assert short.tile > 512  # as large as fits, for a tile sees only itself
+    assert not short.exact and short.bytes <= 10**9 and "tiles" in str(short)
+    assert short.tile is not None and short.tile > 512  # as large as fits: a tile sees only itself
     asked = plan(NetworkConfig(), 4096, 4096, tile=512)
     assert asked.tile == 512 and asked.bytes < short.bytes
     none = plan(NetworkConfig(), 4096, 4096, free=0)
     assert none.tile == 64  # the smallest; then memory runs out or not
     half = plan(NetworkConfig(), 4096, 4096, value=2)
     assert half.bytes < 0.6 * large.bytes
+    one = plan(NetworkConfig(), 100, 60, tile=100)
+    assert one.exact and "exact, whole" in str(one)
+
+
+@pytest.mark.parametrize("strip", [bounded.CPU_STRIP, bounded.GPU_STRIP])
+def test_short_memory_makes_strips_smaller_before_tiles(strip: int) -> None:
+    whole = plan(NetworkConfig(), 2000, 3000, strip=strip)
+    rows = [whole.rows]
+    for share in (0.9, 0.5, 0.2, 0.1, 0.01, 0.0):
+        free = whole.maps + int(share * (whole.bytes - whole.maps))
+        found = plan(NetworkConfig(), 2000, 3000, free=free, strip=strip)
+        assert found.exact
+        assert found.bytes <= free or found.rows == 2
+        rows.append(found.rows)
+    assert rows == sorted(rows, reverse=True) and rows[-1] == 2 < rows[0]
+    assert not plan(NetworkConfig(), 2000, 3000, free=whole.maps - 1, strip=strip).exact
+    tiled = plan(NetworkConfig(), 2000, 3000, free=10**8, strip=strip, tile=512)
+    assert tiled.tile == 512 and tiled.bytes <= 10**8 < plan(MINI, 512, 512, strip=strip).bytes * 9
+
+
+def test_smaller_pieces_after_out_of_memory() -> None:
+    planned: bounded.Plan | None = plan(NetworkConfig(), 1000, 2000, strip=bounded.GPU_STRIP)
+    seen = []
+    while planned is not None:
+        seen.append(planned)
+        planned = planned.smaller()
+    assert all(b.bytes < a.bytes for a, b in itertools.pairwise(seen)), seen
+    assert [p.tile for p in seen if not p.exact] == [992, 496, 256]
+    assert [p.rows for p in seen if p.exact][-1] == 2
+    tried = []
+
+    def run(given: bounded.Plan) -> int:
+        tried.append(given)
+        if given.exact:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 1
+
+    assert bounded.with_smaller_pieces(run, seen[0]) == (1, tried[-1])
+    assert tried == seen[: len(tried)] and tried[-1].tile == 992
+    released = []
+
+    def never(given: bounded.Plan) -> int:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"smallest pieces \(2000 x 1000: .*256 px"):
+        bounded.with_smaller_pieces(never, seen[0], release=lambda: released.append(1))
+    assert len(released) == len(seen) - 1
+
+    def other(given: bounded.Plan) -> int:
+        raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        bounded.with_smaller_pieces(other, seen[0])
 
 
 def peak(which: int) -> int:

@@ -35,23 +35,28 @@ def photos(tmp_path: Path) -> Path:
 
 
 def plain(restorer: Restorer, pixels: np.ndarray, text: str) -> np.ndarray:
-    """The network's own forward pass, which knows no strips."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    """The network's own forward pass of the mirrored picture, which knows no strips."""
+    height, width = pixels.shape[:2]
+    padding = [(0, -height % 4), (0, -width % 4), (0, 0)]
+    image = torch.from_numpy(np.pad(pixels, padding, "reflect")).permute(2, 0, 1)[None]
     with torch.inference_mode():
         result = restorer.network(image, restorer.encode(text).embedding)
-    return result[0].permute(1, 2, 0).numpy()
+    return result[0].permute(1, 2, 0)[:height, :width].numpy()
 
 
 # --- experiments -------------------------------------------------------------------------------
 
 
-def test_score(restorer: Restorer, photos: Path) -> None:
+@pytest.mark.parametrize("upstream", [False, True])
+def test_score(restorer: Restorer, photos: Path, upstream: bool) -> None:
     images = testsets.synthetic(photos, "noise25")
-    found = [row for row, _ in evaluate.score(restorer, images)]
+    found = [row for row, _ in evaluate.score(restorer, images, upstream=upstream)]
     assert [row["image"] for row in found] == ["a", "b", "c"]
-    for row, pair in zip(found, images, strict=True):
+    for row, whole in zip(found, images, strict=True):
+        pair = testsets.cropped(whole) if upstream else whole
         result = plain(restorer, pair.degraded, evaluate.PROMPTS["noise"])
-        assert result.max() > 1 or result.min() < 0  # so that clamping would show
+        assert result.max() > 1 or result.min() < 0  # so that clamping shows
+        result = result if upstream else result.clip(0, 1)
         expected = peak_signal_noise_ratio(pair.clean, result, data_range=1)
         assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
         rounded, target = (
@@ -63,10 +68,24 @@ def test_score(restorer: Restorer, photos: Path) -> None:
         assert row["restored_ssim_8bit"] == pytest.approx(expected, abs=1e-4)
         expected = peak_signal_noise_ratio(pair.clean, pair.degraded, data_range=1)
         assert row["input_psnr_float"] == pytest.approx(expected, abs=1e-4)
-        assert (row["height"], row["width"], row["sentence"]) == (32, 48, evaluate.PROMPTS["noise"])
+        assert (row["height"], row["width"]) == ((32, 48) if upstream else (35, 50))
+        assert row["protocol"] == ("upstream" if upstream else "whole")
+        assert row["sentence"] == evaluate.PROMPTS["noise"]
     assert len(list(evaluate.score(restorer, images, limit=2))) == 2
-    again = [row for row, _ in evaluate.score(restorer, images, lpips=lambda result, target: 0.25)]
-    assert [{**row, "restored_lpips": 0.25, "input_lpips": 0.25} for row in found] == again
+    again = evaluate.score(restorer, images, lpips=lambda *_: 0.25, upstream=upstream)
+    lpips = {"restored_lpips": 0.25, "input_lpips": 0.25}
+    assert [row | lpips for row in found] == [row for row, _ in again]
+
+
+def test_whole_pictures_are_scored_as_they_are_restored(restorer: Restorer, photos: Path) -> None:
+    images = testsets.synthetic(photos, "noise25")
+    row, shown = next(evaluate.score(restorer, images))
+    instruction = restorer.encode(evaluate.PROMPTS["noise"])
+    pair = next(iter(images))
+    restored = restorer.restore(torch.from_numpy(pair.degraded), instruction).numpy()
+    np.testing.assert_allclose(shown[1][1], restored, atol=1e-6)
+    expected = peak_signal_noise_ratio(pair.clean, restored, data_range=1)
+    assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_wording(restorer: Restorer, photos: Path) -> None:
@@ -77,7 +96,7 @@ def test_wording(restorer: Restorer, photos: Path) -> None:
     assert all(len(texts) == 3 and texts < {s.text for s in SENTENCES[:4]} for texts in used)
     first = next(iter(images))
     expected = peak_signal_noise_ratio(
-        first.clean, plain(restorer, first.degraded, rows[0]["sentence"]), data_range=1
+        first.clean, plain(restorer, first.degraded, rows[0]["sentence"]).clip(0, 1), data_range=1
     )
     assert rows[0]["psnr_float"] == pytest.approx(expected, abs=1e-4)
     (summary,) = report.summarise(rows)["wording"]
@@ -98,7 +117,8 @@ def test_identity(restorer: Restorer, photos: Path) -> None:
     assert "rain degraded, asked rain" not in kinds
     row = next(row for row in rows if row["set"] == "clean, asked haze")
     clean = np.asarray(Image.open(photos / "a.png"))[5:29, 13:37].astype(np.float32) / 255
-    expected = peak_signal_noise_ratio(clean, plain(restorer, clean, row["sentence"]), data_range=1)
+    result = plain(restorer, clean, row["sentence"]).clip(0, 1)
+    expected = peak_signal_noise_ratio(clean, result, data_range=1)
     assert row["psnr_float"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -106,7 +126,7 @@ def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Pat
     paths = testsets.files(photos)[:1]
     ((rows, shown),) = evaluate.chain(restorer, paths, "sr2+noise25")
     assert [(row["link"], row.get("task")) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
-    clean = np.asarray(Image.open(photos / "a.png"))[1:33, 1:49].astype(np.float32) / 255
+    clean = np.asarray(Image.open(photos / "a.png")).astype(np.float32) / 255
     small = testsets.down_up(clean, 2)
     degraded = testsets.paper_noise(small, 25).astype(np.float32)
     np.testing.assert_allclose(shown[0][1], degraded, atol=1e-6)
@@ -173,7 +193,7 @@ def test_published_scores_have_the_published_averages(
 
 def score_row(name: str, psnr: float, ssim: float) -> evaluate.Row:
     kinds = [f"{m}_{k}" for k in ("float", "8bit", "y", "y_swapped") for m in ("psnr", "ssim")]
-    row = {"test": "score", "set": name, "task": "noise", "image": "1"}
+    row = {"test": "score", "set": name, "task": "noise", "image": "1", "protocol": "upstream"}
     row |= {f"input_{kind}": 20.0 for kind in kinds}
     return row | {f"restored_{kind}": psnr if "psnr" in kind else ssim for kind in kinds}
 
@@ -191,6 +211,8 @@ def test_gap_to_the_paper() -> None:
     line = report.score_line(summary["score"][0])
     assert all(part in line for part in ("CBSD68 sigma 25", "31.00", "+11.00", "0.850"))
     assert not report.tables(report.summarise([score_row("mine", 30.0, 0.8)]))
+    whole = report.summarise([{**row, "protocol": "whole"} for row in rows])
+    assert not whole["published"] and "--upstream" in report.tables(whole)
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,14 +271,15 @@ def test_everything_with_one_command(
         "--suite", tmp_path, "--clean", photos, "sr2", "rain+noise25", "--identity", photos,
         "--sentences", sentences, "--phrasings", 2, "--limit", 2, "--size", 32, "--out", out,
     ]  # fmt: skip
-    assert run(weights, *arguments) == 0
+    assert run(weights, *arguments, "--upstream") == 0
     printed = capsys.readouterr().out
     parts = ("CBSD68 sigma 15", "Rain12", "CBSD68 sr2", "Beside the paper", "published: 24.8433",
              "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
     assert content["provenance"]["sha256"] == checkpoint.sha256(weights)
-    assert content["provenance"]["settings"] == {"limit": 2, "size": 32, "phrasings": 2}
+    settings = {"limit": 2, "size": 32, "phrasings": 2, "upstream": True}
+    assert content["provenance"]["settings"] == settings
     assert [s["images"] for s in content["summary"]["score"]] == [2, 2, 2, 1, 2]
     with open(out / "results.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -267,8 +290,13 @@ def test_everything_with_one_command(
         "sheet-rain12.png", "sheet-cbsd68-sr2.png", "sheet-cbsd68-rain-noise25.png",
     }  # fmt: skip
     first = (out / "results.csv").read_bytes()
-    assert run(weights, *arguments) == 0
+    assert run(weights, *arguments, "--upstream") == 0
     assert (out / "results.csv").read_bytes() == first
+    capsys.readouterr()
+    assert run(weights, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Beside the paper" not in printed and "--upstream" in printed
+    assert (out / "results.csv").read_bytes() != first
 
 
 def test_phrasings_of_the_corpus(weights: Path, photos: Path) -> None:

@@ -69,54 +69,122 @@ def test_alpha_and_one_channel_and_half(nodes: SimpleNamespace, core: Any) -> No
     assert torch.equal(restored(nodes, half), core(half.float()))
 
 
+def said(nodes: SimpleNamespace, image: torch.Tensor, **options: Any) -> tuple[Any, str]:
+    """The result, and what the node shows."""
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    instruction = values(nodes.encode.execute(restorer, "remove the rain", "from text"))
+    output = nodes.restore.execute(image, 1.0, restorer, instruction, **options)
+    return values(output), "" if output.ui is None else output.ui["text"][0]
+
+
 def test_masks(nodes: SimpleNamespace, core: Any) -> None:
     image = torch.rand(2, 20, 31, 3)
     mask = torch.rand(2, 20, 31)
     assert torch.equal(restored(nodes, image, mask=mask), core(image, mask=mask))
     assert torch.equal(restored(nodes, image, mask=mask[0]), core(image, mask=mask[0]))
-    assert torch.equal(restored(nodes, image, mask=torch.zeros(1, 64, 64)), core(image))
-    with pytest.raises(ValueError, match=r"mask is 1 x 5 x 9 .*expected 1 or 2 of 31 x 20"):
+    assert torch.equal(restored(nodes, image, mask=mask[:, None]), core(image, mask=mask))
+    result, text = said(nodes, image, mask=torch.zeros(1, 64, 64))
+    assert torch.equal(result, core(image)) and not text
+    with pytest.raises(ValueError, match=r"mask of 5 x 9 pixels; expected 31 x 20"):
         restored(nodes, image, mask=torch.ones(9, 5))
+    large = torch.rand(1, 60, 93)
+    result, text = said(nodes, image, mask=large)
+    assert (
+        torch.equal(result, core(image, mask=large)) and "resized from 93 x 60 to 31 x 20" in text
+    )
 
 
-def test_small_memory_gives_tiles(nodes: SimpleNamespace, fake: FakeHost, core: Any) -> None:
-    image = torch.rand(1, 300, 520, 3)
-    whole = restored(nodes, image)
-    assert torch.equal(whole, core(image)) and fake.bars[-1][-1] == (100, 100)
-    fake.free = 1000
-    assert torch.equal(restored(nodes, image), core(image, tile_size=64, overlap=32))
-    assert fake.bars[-1] == [(percent, 100) for percent in range(101)]
-    assert fake.loads[-1]["force_full_load"]
-    assert fake.loads[-1]["memory_required"] < fake.loads[0]["memory_required"]
+def test_an_empty_mask_says_so(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    image = torch.rand(2, 20, 31, 3)
+    for empty in (torch.zeros(1, 20, 31), torch.full((2, 20, 31), 0.0039), torch.zeros(40, 62)):
+        result, text = said(nodes, image, mask=empty)
+        assert torch.equal(result, image) and "mask is empty" in text
+    assert not fake.loads
+    square = torch.rand(1, 64, 64, 3)  # here 64 x 64 zeros are a mask of the picture's own size
+    result, text = said(nodes, square, mask=torch.zeros(1, 64, 64))
+    assert torch.equal(result, square) and "mask is empty" in text
 
 
-def test_out_of_memory_is_retried_in_smaller_pieces(
-    nodes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+def test_what_transparency_hides(nodes: SimpleNamespace) -> None:
+    image = torch.rand(1, 40, 31, 4)
+    image[..., 3] = (torch.rand(1, 40, 31) > 0.4).float()
+    other, hidden = image.clone(), image[..., 3] == 0
+    other[hidden] = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    first, second = restored(nodes, image), restored(nodes, other)
+    assert torch.equal(first[~hidden], second[~hidden])
+    assert torch.equal(first[hidden], image[hidden]) and torch.equal(second[hidden], other[hidden])
+    assert not torch.equal(first[~hidden], image[~hidden])
+
+
+def test_short_memory(nodes: SimpleNamespace, fake: FakeHost, core: Any) -> None:
+    image = torch.rand(1, 150, 260, 3)
+    exact, text = said(nodes, image)
+    assert torch.equal(exact, core(image)) and fake.bars[-1][-1] == (100, 100) and not text
+    maps = 2 * 8 * 4 * 152 * 260
+    fake.free = maps + 1000  # smaller strips
+    strips, text = said(nodes, image)
+    torch.testing.assert_close(strips, exact, atol=1e-5, rtol=0)
+    assert not text and fake.loads[-1]["force_full_load"]
+    fake.free = maps - 1000  # tiles
+    tiled, text = said(nodes, image)
+    assert "Not exact: memory was short, so tiles of 192 pixels were used" in text
+    torch.testing.assert_close(tiled, core(image, tile_size=192, overlap=64), atol=1e-5, rtol=0)
+    # The same room is asked for, however little there was before.
+    assert len({load["memory_required"] for load in fake.loads}) == 1
+    assert fake.loads[-1]["memory_required"] > maps
+
+
+def test_the_host_is_asked_for_room_before_what_is_free(
+    nodes: SimpleNamespace, fake: FakeHost, core: Any
 ) -> None:
-    sizes = []
+    image = torch.rand(1, 150, 260, 3)
+    fake.free, fake.free_when_asked = 0, 1 << 40  # other models fill the device until then
+    result, text = said(nodes, image)
+    assert torch.equal(result, core(image)) and not text
 
-    def run(tile: int | None) -> torch.Tensor:
-        sizes.append(tile)
-        if tile is None or tile > 300:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return torch.ones(1)
 
-    result, tile = nodes.host.with_smaller_pieces(run, None, 1000, 2000)
-    assert sizes == [None, 1000, 500, 256] and tile == 256 and result.item() == 1
+def test_nobody_plans_twice(
+    nodes: SimpleNamespace, fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    memory = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: asked.append(1) or 1 << 40)
+    image = torch.rand(3, 20, 31, 3)
+    restored(nodes, image)
+    assert len(asked) == 1
 
-    def never(tile: int | None) -> torch.Tensor:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    with pytest.raises(RuntimeError, match="allocate"):
-        nodes.host.with_smaller_pieces(never, None, 1000, 2000)
+@pytest.mark.parametrize("known_to_host", [False, True])
+def test_out_of_memory_is_retried_in_smaller_pieces(
+    nodes: SimpleNamespace, core: Any, monkeypatch: pytest.MonkeyPatch, known_to_host: bool
+) -> None:
+    class Strange(Exception):
+        """What only the host knows for an out-of-memory error."""
 
-    def other(tile: int | None) -> torch.Tensor:
-        sizes.append(-1)
-        raise ValueError("something else")
+    error = Strange("?") if known_to_host else torch.OutOfMemoryError("CUDA out of memory.")
+    memory = sys.modules["comfy.model_management"]
+    if known_to_host:
+        monkeypatch.setattr(memory, "is_oom", lambda e: isinstance(e, Strange), raising=False)
+    released = []
+    monkeypatch.setattr(memory, "soft_empty_cache", lambda: released.append(1))
+    execution = sys.modules["installed_pack.instructir_core.bounded"]
+    run, tried = execution.run, []
 
-    with pytest.raises(ValueError, match="something else"):
-        nodes.host.with_smaller_pieces(other, None, 1000, 2000)
-    assert sizes.count(-1) == 1
+    def short(network: Any, image: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        tried.append(tuple(image.shape[2:]))
+        if image.shape[3] > 256:
+            raise error
+        return run(network, image, *arguments, **options)
+
+    monkeypatch.setattr(execution, "run", short)
+    image = torch.rand(2, 80, 300, 3)
+    result, text = said(nodes, image, overlap=32)
+    expected = core(image, tile_size=256, overlap=32)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+    assert "tiles of 256 pixels" in text and released
+    assert tried.count((80, 300)) >= 2  # smaller strips were tried first
+    assert tried[-2:] == [(80, 256), (80, 256)]  # and the second frame began with what had worked
+    assert tried.index((80, 256)) == tried.count((80, 300))
 
 
 class _Elsewhere:
@@ -135,14 +203,20 @@ class _Elsewhere:
 
 def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) -> None:
     network = _Elsewhere()
-    core = SimpleNamespace(network=network, device=torch.device("cpu"))
+    core = SimpleNamespace(
+        network=network, device=torch.device("cpu"), plan=lambda *_: SimpleNamespace(bytes=1)
+    )
     managed = nodes.host.ManagedRestorer(core)
     managed.patcher.load_device = torch.device("meta")  # a device that is not the CPU
-    with pytest.raises(KeyError), managed.resident(1) as inside:
-        assert inside.device.type == "meta" and network.moves == ["meta"]
+    with pytest.raises(KeyError), managed.resident(8, 8, None):
+        assert core.device.type == "meta" and network.moves == ["meta"]
         raise KeyError  # even when the run fails
     assert network.moves == ["meta", "cpu"] and core.device.type == "cpu"
     assert managed.get_ram_usage() == 12
+    network.moves.clear()
+    network.device = torch.device("meta", 1)  # another device of the same kind
+    with managed.resident(8, 8, None):
+        assert network.moves == ["meta"]
 
 
 def test_interrupt_stops_within_a_piece(nodes: SimpleNamespace, fake: FakeHost) -> None:
@@ -163,6 +237,62 @@ def test_strength_zero_asks_for_nothing(nodes: SimpleNamespace, fake: FakeHost) 
     assert nodes.restore.check_lazy_status(object(), (), strength=1.0) == []
     image = torch.rand(1, 20, 31, 4)
     assert torch.equal(values(nodes.restore.execute(image, 0.0)), image) and not fake.loads
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strength": 1.5}, "strength is 1.5; expected a number from 0 to 1"),
+        ({"strength": float("nan")}, "strength is nan; expected"),
+        ({"strength": "0.5"}, "strength is '0.5'; expected"),
+        ({"strength": None}, "strength is None; expected"),
+        ({"tile_size": -16}, "tile_size is -16; expected a number from 0 to 16384"),
+        ({"tile_size": 32}, "tile_size is 32; expected at least 64"),
+        ({"tile_size": float("inf")}, "tile_size is inf; expected"),
+        ({"overlap": "x"}, "overlap is 'x'; expected a number from 0 to 4096"),
+    ],
+)
+def test_numbers_from_other_nodes(
+    nodes: SimpleNamespace, options: dict[str, Any], said: str
+) -> None:
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    instruction = values(nodes.encode.execute(restorer, "remove the rain", "from text"))
+    given = {"strength": 1.0, "restorer": restorer, "instruction": instruction, **options}
+    with pytest.raises(ValueError, match=said):
+        nodes.restore.execute(torch.rand(1, 8, 8, 3), **given)
+
+
+def test_widgets_that_other_nodes_fill(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    assert nodes.load.validate_inputs(None) is True  # not known before it runs
+    assert isinstance(nodes.load.fingerprint_inputs(None, None), str)
+    assert nodes.restore.check_lazy_status(strength=None) == ["restorer", "instruction"]
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    with pytest.raises(ValueError, match="precision is 'fp8'; expected one of auto, fp32"):
+        nodes.load.execute("tiny.safetensors", "fp8")
+    with pytest.raises(ValueError, match="preset is 'fix'; expected one of from text, remove noi"):
+        nodes.encode.execute(restorer, "x", "fix")
+    secret = fake.models / "secret.safetensors"
+    shutil.copy(fake.models / "instructir" / "tiny.safetensors", secret)
+    (fake.models / "instructir" / "notes.txt").write_text("x")
+    for name in (
+        "../secret.safetensors",
+        "..\\secret.safetensors",
+        str(secret),
+        "notes.txt",
+        7,
+        "",
+    ):
+        with pytest.raises(FileNotFoundError, match="was not found in"):
+            nodes.load.execute(name)
+        assert nodes.load.validate_inputs(name) is not True
+
+
+def test_bad_pixels_are_found_before_any_work(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    image = torch.rand(5, 8, 8, 3)
+    image[3, 1, 2, 0] = float("inf")
+    with pytest.raises(ValueError, match="NaN or infinity among the pixels in frame 4 of 5"):
+        restored(nodes, image)
+    assert not fake.loads and not fake.bars
 
 
 def test_instructions_chain_and_speak(nodes: SimpleNamespace) -> None:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import copy
+import gc
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_parts
+from tiny_model import TINY, fill, tiny_parts
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instructir_core import Restorer, bounded
+from instructir_core.model import InstructIR, NetworkConfig
 from instructir_core.tiles import run_tiled, tile_starts
 
 
 def by_hand(restorer: Restorer, image: Tensor, embedding: Tensor) -> Tensor:
-    """The contract written down: network on (1, 3, H, W), clamped."""
+    """The contract written down: the picture mirrored, the network's forward, cropped, clamped."""
+    height, width = image.shape[:2]
+    multiple = restorer.network.config.multiple
+    padding = [(0, -height % multiple), (0, -width % multiple), (0, 0)]
+    modes = [
+        "reflect" if n > after else "edge"
+        for n, (_, after) in zip((height, width), padding[:2], strict=True)
+    ]
+    pixels = np.pad(image.numpy(), [padding[0], (0, 0), (0, 0)], modes[0])
+    pixels = np.pad(pixels, [(0, 0), padding[1], (0, 0)], modes[1])
     with torch.no_grad():
-        return (
-            restorer.network(image.permute(2, 0, 1)[None], embedding)[0]
-            .permute(1, 2, 0)
-            .clamp(0, 1)
-        )
+        result = restorer.network(torch.from_numpy(pixels).permute(2, 0, 1)[None], embedding)
+    return result[0].permute(1, 2, 0)[:height, :width].clamp(0, 1)
 
 
 def test_equals_the_plain_forward(restorer: Restorer, picture: Tensor) -> None:
@@ -88,10 +99,27 @@ def test_input_is_not_changed(restorer: Restorer, picture: Tensor) -> None:
     assert torch.equal(picture, kept)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 3)])
-def test_odd_sizes(restorer: Restorer, size: tuple[int, int]) -> None:
-    result = restorer.restore(torch.rand(*size, 3), torch.ones(1, 256) / 16)
-    assert result.shape == (*size, 3) and result.isfinite().all()
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 40), (17, 3), (2, 300), (15, 15), (64, 48), (61, 130)]
+)
+@pytest.mark.parametrize("config", [TINY, NetworkConfig(8, (1, 1, 1, 1), 1, (1, 1, 1, 1))])
+@pytest.mark.parametrize("strip", [1, 1 << 30])
+def test_any_size_is_mirrored(size: tuple[int, int], config: NetworkConfig, strip: int) -> None:
+    restorer = Restorer(fill(InstructIR(config)))
+    image = torch.rand(*size, 3, generator=torch.Generator().manual_seed(0))
+    embedding = torch.ones(1, 256) / 16
+    plan = replace(restorer.plan(*size), strip=strip)
+    result = restorer.restore(image, embedding, plan=plan)
+    expected = by_hand(restorer, image, embedding)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+def test_tiles_are_mirrored_too(restorer: Restorer) -> None:
+    image, embedding = torch.rand(67, 67, 3), torch.ones(1, 256) / 16
+    result = restorer.restore(image, embedding, tile_size=66, overlap=0)
+    # A last tile lies flush with the border, over the first: only the corner is one tile's alone.
+    expected = by_hand(restorer, image[:66, :66], embedding)
+    torch.testing.assert_close(result[0, 0], expected[0, 0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -112,11 +140,22 @@ def test_strided_and_gradient_input(restorer: Restorer, picture: Tensor) -> None
     assert not restorer.restore(picture.clone().requires_grad_(), instruction).requires_grad
 
 
+def frames_with(index: int, value: float) -> Tensor:
+    frames = torch.rand(5, 8, 8, 3)
+    frames[index, 2, 3, 1] = value
+    return frames
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.full((8, 8, 3), float("nan")), "Found NaN or infinity"),
+        (torch.full((8, 8, 3), float("nan")), "Found NaN or infinity among the pixels; "),
+        (frames_with(3, float("inf")), "NaN or infinity among the pixels in frame 4 of 5"),
+        (frames_with(1, 80.0), "to 80 in frame 2 of 5.*Tone-map"),
         (torch.rand(8, 8, 3) * 255, "Divide 8-bit values by 255"),
+        (torch.randint(0, 3, (8, 8, 3)).float() * 2, "Divide 8-bit values by 255"),
+        (torch.rand(8, 8, 3) - 4, "Tone-map .* or clamp"),
+        (torch.rand(8, 8, 3) * 1000, "Tone-map"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), "Divide bytes by 255"),
         (torch.rand(3, 8, 8), r"shape \(3, 8, 8\)"),
         (torch.rand(0, 8, 3), r"shape \(0, 8, 3\)"),
@@ -134,7 +173,10 @@ def test_bad_options(restorer: Restorer, picture: Tensor) -> None:
     for options, message in (
         ({"strength": 1.5}, "strength is 1.5"),
         ({"strength": float("nan")}, "strength is nan"),
-        ({"mask": torch.ones(5, 5)}, r"mask of shape \(5, 5\).*\(37, 50\)"),
+        ({"strength": None}, "strength is None"),
+        ({"mask": torch.ones(5, 5)}, "mask of 5 x 5 pixels; expected 50 x 37"),
+        ({"mask": torch.ones(2, 37, 50)}, r"mask of shape \(2, 37, 50\).*\(1, 37, 50\)"),
+        ({"plan": restorer.plan(50, 37)}, r"plan for 37 x 50 pixels; expected one for 50 x 37"),
         ({"mask": torch.full((37, 50), float("nan"))}, "NaN or infinity in the mask"),
         ({"tile_size": 8}, "tile_size is 8"),
         ({"tile_size": 64, "overlap": 60}, "overlap is 60"),
@@ -152,6 +194,21 @@ def test_bad_options(restorer: Restorer, picture: Tensor) -> None:
             restorer.restore(picture, instruction)
 
 
+class Handle:
+    """What a host hangs on a module it manages: memory of its own, to be freed once."""
+
+    freed = 0
+
+    def __deepcopy__(self, memo: object) -> Handle:
+        raise AssertionError("a handle of the host was copied")
+
+    __copy__ = __deepcopy__  # type: ignore[assignment]
+    __reduce__ = __deepcopy__  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        Handle.freed += 1
+
+
 def test_half_precision_that_overflows_is_run_again(
     picture: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,24 +218,109 @@ def test_half_precision_that_overflows_is_run_again(
     embedding = torch.ones(1, 256) / 16
     half = Restorer(network, dtype=torch.float16)
     exact = Restorer(copy.deepcopy(network).float())
-    assert torch.equal(half.restore(picture, embedding), exact.restore(picture, embedding))
-    assert "run again in float32" in caplog.text
+    network.dynamic_pins = Handle()  # type: ignore[assignment]
+    network.intro.dynamic_vbar = Handle()  # type: ignore[assignment]
+    Handle.freed = 0
+    for _ in range(2):
+        assert torch.equal(half.restore(picture, embedding), exact.restore(picture, embedding))
+    assert "run again in float32" in caplog.text and Handle.freed == 0
+    assert next(half.network.parameters()).dtype == torch.float16
+    half.network.to("meta")  # unloaded
+    del half, network
+    gc.collect()
+    assert Handle.freed == 2
 
 
-def test_short_memory_takes_tiles_with_a_warning(
-    restorer: Restorer,
-    picture: Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_plan_is_carried_out_as_it_is(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = picture.repeat(3, 3, 1)
+    image, embedding = torch.rand(130, 70, 3), torch.ones(1, 256) / 16
+    plan = restorer.plan(130, 70, tile_size=64)
+    expected = restorer.restore(image, embedding, tile_size=64)
+    monkeypatch.setattr(Restorer, "plan", None)
+    assert torch.equal(restorer.restore(image, embedding, plan=plan), expected)
+    tried = []
+
+    def short(network: object, image: Tensor, *_: object, **__: object) -> Tensor:
+        tried.append(image.shape)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(bounded, "run", short)
+    with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\."):
+        restorer.restore(image, embedding, plan=plan)
+    assert len(tried) == 1
+
+
+def test_result_is_exact_until_two_feature_maps_do_not_fit(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = torch.rand(100, 61, 3, generator=torch.Generator().manual_seed(0))
     embedding = torch.ones(1, 256) / 16
-    exact = restorer.restore(large, embedding)
-    monkeypatch.setattr(bounded, "free_memory", lambda device: 1000)
-    tiled = restorer.restore(large, embedding)
-    assert "Memory is short" in caplog.text
-    assert torch.equal(tiled, restorer.restore(large, embedding, tile_size=64))
-    assert not torch.equal(tiled, exact)
+    exact = restorer.restore(image, embedding)
+    maps = restorer.plan(100, 61).maps
+    assert maps == 2 * 8 * 4 * 100 * 64
+    strips = set()
+    for free in (1 << 40, 2 * maps, maps + maps // 2, maps + maps // 20, maps + 100, maps):
+        monkeypatch.setattr(bounded, "free_memory", lambda device, free=free: free)
+        result = restorer.restore(image, embedding)
+        torch.testing.assert_close(result, exact, atol=1e-5, rtol=0)
+        strips.add(restorer.plan(100, 61, free).rows)
+    assert len(strips) >= 4 and min(strips) == 2 and not caplog.records
+    for free in (maps - 1, maps // 2, maps // 4, 0):
+        monkeypatch.setattr(bounded, "free_memory", lambda device, free=free: free)
+        result = restorer.restore(image, embedding)
+        assert "Memory is short" in caplog.text and "not exact" in caplog.text
+        caplog.clear()
+        tile = restorer.plan(100, 61, free).tile
+        assert tile is not None and 64 <= tile < 100
+        assert torch.equal(result, restorer.restore(image, embedding, tile_size=tile))
+        assert not torch.equal(result, exact)
+
+
+class OutOfMemory(TorchDispatchMode):
+    """Makes the operations at given places run out of memory."""
+
+    def __init__(self, places: set[int], error: type[Exception]) -> None:
+        super().__init__()
+        self.places, self.error, self.done = places, error, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.done += 1
+        if self.done in self.places:
+            raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return function(*args, **(kwargs or {}))
+
+
+def test_out_of_memory_anywhere_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 seeded failures of one or several allocations: a right result or a clear error."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # hundreds of times, it takes minutes
+    monkeypatch.setattr(bounded, "SMALLEST_RETRY", 64)  # and smaller pictures go through it all
+    restorer = Restorer(fill(InstructIR(NetworkConfig(8, (1,), 1, (1,)))))
+    image = torch.rand(1, 72, 8, 3, generator=torch.Generator().manual_seed(0))
+    embedding = torch.ones(1, 256) / 16
+    exact = restorer.restore(image, embedding)
+    tiled = restorer.restore(image, embedding, tile_size=64)
+    with OutOfMemory(set(), RuntimeError) as counted:
+        restorer.restore(image, embedding)
+    rng, ends = np.random.default_rng(0), Counter[str]()
+    for trial in range(200):
+        error = (torch.OutOfMemoryError, RuntimeError, MemoryError)[trial % 3]
+        first = int(rng.integers(1, counted.done + 1))
+        places = set(range(first, first + 1 + 400 * int(rng.integers(0, 3))))
+        try:
+            with OutOfMemory(places, error):
+                result = restorer.restore(image, embedding)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as found:
+            assert "memory" in str(found)
+            ends["error"] += 1
+        else:
+            same = torch.allclose(result, exact, atol=1e-5, rtol=0)
+            assert same or torch.allclose(result, tiled, atol=1e-5, rtol=0)
+            ends["exact" if same else "tiled"] += 1
+        if trial % 20 == 0:
+            assert torch.equal(restorer.restore(image, embedding), exact)
+    assert torch.equal(restorer.restore(image, embedding), exact)
+    assert min(ends[end] for end in ("exact", "error")) > 5, ends
 
 
 def test_foreign_instructions_are_warned_about(

@@ -28,7 +28,9 @@ def photo(height: int = 40, width: int = 50) -> np.ndarray:
 
 
 def mean_input_psnr(images: testsets.ImageSet) -> float:
-    return float(np.mean([metrics.psnr(p.degraded, p.clean) for p in images]))
+    return float(
+        np.mean([metrics.psnr(p.degraded, p.clean) for p in map(testsets.cropped, images)])
+    )
 
 
 # --- noise -------------------------------------------------------------------------------------
@@ -62,7 +64,9 @@ def test_noise_recipe(
     y, x = np.mgrid[0:67, 0:101]
     pattern = np.stack([(x * 5 + y * 3) % 256, (x * y) % 256, (y * y // 4 + 7 * x) % 256], -1)
     save(tmp_path / "1.png", pattern.astype(np.uint8))
-    (pair,) = testsets.synthetic(tmp_path, f"noise{sigma}")
+    (whole,) = testsets.synthetic(tmp_path, f"noise{sigma}")
+    assert whole.degraded.shape == whole.clean.shape == (67, 101, 3)
+    pair = testsets.cropped(whole)
     assert pair.degraded.shape == pair.clean.shape == (64, 96, 3)
     assert pair.degraded.dtype == pair.clean.dtype == np.float32
     assert metrics.psnr(pair.degraded, pair.clean) == pytest.approx(expected, abs=1e-4)
@@ -103,8 +107,9 @@ def test_unknown_recipes(recipe: str) -> None:
 
 def test_too_small_a_picture(tmp_path: Path) -> None:
     save(tmp_path / "dot.png", photo(12, 40))
-    with pytest.raises(ValueError, match=r"dot\.png: found 40 x 12 pixels; expected 16"):
-        list(testsets.synthetic(tmp_path, "noise25"))
+    (dot,) = testsets.synthetic(tmp_path, "noise25")
+    with pytest.raises(ValueError, match=r"dot: found 40 x 12 pixels; expected 16"):
+        testsets.cropped(dot)
 
 
 # --- pairs -------------------------------------------------------------------------------------
@@ -120,9 +125,9 @@ def test_pairs_are_found_by_name(tmp_path: Path, given: str, wanted: str) -> Non
     save(tmp_path / "out" / f"{wanted}.png", photo(37, 50))
     save(tmp_path / "out" / "more.png", photo())
     (pair,) = pairs_of(tmp_path)
-    assert pair.name == given
-    np.testing.assert_array_equal(np.rint(pair.clean * 255), photo(37, 50)[2:34, 1:49])
-    np.testing.assert_array_equal(np.rint(pair.degraded * 255), photo(37, 50)[2:34, 1:49] // 2)
+    assert pair.name == given and testsets.cropped(pair).clean.shape == (32, 48, 3)
+    np.testing.assert_array_equal(np.rint(pair.clean * 255), photo(37, 50))
+    np.testing.assert_array_equal(np.rint(pair.degraded * 255), photo(37, 50) // 2)
 
 
 def test_a_target_with_a_border_is_cut(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 from tiny_model import CLASSES, DATA
 
 from instructir_core import Restorer, checkpoint, evaluate, image
+from instructir_core.training.degradations import TASKS
 
 ROOT = Path(__file__).parent.parent
 INPUTS = ROOT / "example_workflows" / "inputs"
@@ -67,6 +69,19 @@ def test_noise_is_removed(mini: Restorer) -> None:
     result = mini.restore(torch.from_numpy(noisy), mini.encode("too grainy")).numpy()
     before = peak_signal_noise_ratio(clean, noisy, data_range=1.0)
     assert peak_signal_noise_ratio(clean, result, data_range=1.0) > before + 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_size_that_is_no_multiple_of_16_is_restored_as_well(mini: Restorer, task: str) -> None:
+    """The black border that such sizes used to get cost 8 dB under haze and 5 in colour."""
+    clean = np.ascontiguousarray(data.coffee()[10:390, 100:480]).astype(np.float32) / 255
+    degraded = TASKS[task](clean, np.random.default_rng(3))
+    instruction = mini.encode(evaluate.PROMPTS[task])
+    found = []
+    for size in (368, 380):
+        result = mini.restore(torch.from_numpy(degraded[:size, :size]), instruction).numpy()
+        found.append(peak_signal_noise_ratio(clean[:368, :368], result[:368, :368], data_range=1.0))
+    assert abs(found[0] - found[1]) < 0.3
 
 
 def test_each_sentence_does_its_own_task(mini: Restorer) -> None:
