@@ -298,9 +298,12 @@ def _check(content: bytes, network: InstructIR, embedding: Tensor, precision: st
     with torch.inference_mode():
         expected = network(padded, embedding)
         # onnxruntime computes float16 on a CPU in float32 and would not see an overflow.
-        if precision == "float16" and not torch.isfinite(
-            copy.deepcopy(network).half()(padded.half(), embedding.half())
-        ).all():
+        if (
+            precision == "float16"
+            and not torch.isfinite(
+                copy.deepcopy(network).half()(padded.half(), embedding.half())
+            ).all()
+        ):
             raise ValueError(
                 "Found values between the layers that float16 cannot hold; expected less than "
                 "65504. Nothing was written. Export without --half."

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "browser" / "index.html"
 SENTENCE = "remove the noise"
 RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", ROOT / "node_modules" / "onnxruntime-web"))
-RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 
 for package in ("onnx", "onnxruntime"):
@@ -39,6 +39,13 @@ if not CHROMIUM.is_file():
 if not (RUNTIME / "dist" / RUNTIME_FILES[0]).is_file():
     pytest.skip(f"onnxruntime-web is not at {RUNTIME}", allow_module_level=True)
 
+PROVIDERS = {
+    "wasm": [],
+    # WebGPU without a GPU, drawn by the processor.
+    "webgpu": [
+        "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
+    ],
+}  # fmt: skip
 DROP = """([name, type, content]) => {
   const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -70,7 +77,8 @@ def png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def test_dropped_picture_is_restored_offline(address: str) -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_dropped_picture_is_restored_offline(address: str, provider: str) -> None:
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:37, 0:50]
     smooth = np.stack([4 * rows, 3 * columns, 2 * (rows + columns)], -1) + 40
@@ -84,14 +92,16 @@ def test_dropped_picture_is_restored_offline(address: str) -> None:
 
     outside: list[str] = []
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = p.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", *PROVIDERS[provider]]
+        )
         try:
             page = browser.new_page(accept_downloads=True)
             page.on("request", lambda r: r.url.startswith((address, "blob:", "data:"))
                     or outside.append(r.url))  # fmt: skip
             page.goto(address)
             status = page.locator("#status")
-            playwright.expect(status).to_have_text("Ready.", timeout=60_000)
+            playwright.expect(status).to_have_text(f"Ready ({provider}).", timeout=60_000)
             # Loaded: from here on not even the folder is asked.
             page.context.set_offline(True)
             page.evaluate(DROP, ["bad.png", "image/png", base64.b64encode(b"no picture").decode()])
@@ -100,7 +110,7 @@ def test_dropped_picture_is_restored_offline(address: str) -> None:
             page.evaluate(DROP, ["small.png", "image/png", small])
             playwright.expect(status).to_contain_text("expected 16 or more")
             page.evaluate(DROP, ["photo.png", "image/png", base64.b64encode(png(noisy)).decode()])
-            playwright.expect(status).to_contain_text("restored in", timeout=60_000)
+            playwright.expect(status).to_contain_text(f"({provider})", timeout=60_000)
             with page.expect_download() as started:
                 page.click("#save")
             assert started.value.suggested_filename == "photo-restored.png"
