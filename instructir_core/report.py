@@ -212,9 +212,7 @@ def _published_table(summary: Summary) -> str:
     published = summary["published"]
     if not published:
         known_sets = [s["set"] for s in summary["score"] if s["set"] in PUBLISHED]
-        hint = (
-            "The paper scores crops to multiples of 16, unclamped: --upstream sets ours beside it."
-        )
+        hint = "The paper scores crops to multiples of 16, unclamped: --upstream sets ours beside it."
         return hint if known_sets else ""
     lines = ["Beside the paper: published score, and ours less it (PSNR and SSIM, float, RGB)"]
     lines.append(f"{'set':<22}{'':<6}{'ours':>7}" + "".join(f"{v:>15}" for v in VARIANTS))
