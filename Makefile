@@ -13,7 +13,11 @@ test: .venv/ready lint
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# The nodes reach the core through the package around both, as in a host: by the name instructir.
+	mkdir -p .venv/pack && ln -sfn ../.. .venv/pack/instructir
+	cd .venv/pack && ../bin/mypy --config-file ../../pyproject.toml --package instructir.nodes
 
 # After new bundled weights: every picture that shows them. Needs COMFYUI_PATH, COMFYUI_PYTHON
 # and a Chromium.

@@ -7,7 +7,7 @@ tools (pytest among them) may come across the file without a host.
 WEB_DIRECTORY = "./web"  # the help pages, in docs/
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """The pack's nodes, as ComfyUI's V3 loader asks for them."""
     import logging
 

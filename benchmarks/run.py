@@ -39,7 +39,7 @@ def subjects(model: str, size: int, upstream: str | None, device: str) -> dict[s
     """What is measured, by name, each a function without arguments."""
     import torch
 
-    from instructir_core import bounded
+    from instructir_core import strips
     from instructir_core.model import InstructIR, NetworkConfig
 
     config = NetworkConfig(*CONFIGS[model])
@@ -75,7 +75,7 @@ def subjects(model: str, size: int, upstream: str | None, device: str) -> dict[s
 
     return {
         label: run(lambda: reference(image, embedding)),
-        "ours": run(lambda: bounded.run(ours, image, embedding)),
+        "ours": run(lambda: strips.run(ours, image, embedding)),
     }
 
 
@@ -130,7 +130,7 @@ def job_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per million pixels of ours with a warm heap: over sizes, then over batches."""
     import torch
 
-    from instructir_core import Restorer, bounded
+    from instructir_core import Restorer, strips
     from instructir_core.model import InstructIR, NetworkConfig
 
     keep_freed_memory()
@@ -143,7 +143,7 @@ def job_scaling(options: argparse.Namespace) -> dict[str, Any]:
     batches = {n: torch.rand(n, 256, 256, 3, device=options.device) for n in (1, 2, 4, 8)}
     jobs: dict[str, tuple[int, Callable]] = {
         **{
-            f"{size} px": (size**2, lambda x=x: bounded.run(restorer.network, x, embedding))
+            f"{size} px": (size**2, lambda x=x: strips.run(restorer.network, x, embedding))
             for size, x in sizes.items()
         },
         **{
@@ -166,9 +166,9 @@ def job_precision(options: argparse.Namespace) -> dict[str, Any]:
     """Largest and mean error, in 8-bit steps, of the bundled model in half precision."""
     import torch
 
-    from instructir_core import Restorer, image
+    from instructir_core import Restorer, pictures
 
-    pixels = image.read(ROOT / "example_workflows" / "inputs" / "noisy.png").pixels
+    pixels = pictures.read(ROOT / "example_workflows" / "inputs" / "noisy.png").pixels
     picture = torch.from_numpy(pixels)
     exact = Restorer.from_pretrained("mini", device=options.device)
     instruction = exact.encode("remove the noise")

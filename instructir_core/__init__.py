@@ -2,7 +2,8 @@
 
 from .checkpoint import load_network
 from .pipeline import Restorer
-from .text import TASK_WORDS, Instruction
+from .tasks import TASK_WORDS
+from .text import Instruction
 
 __all__ = ["TASK_WORDS", "Instruction", "Restorer", "load_network"]
 __version__ = "0.1.0"

@@ -1,5 +1,8 @@
 """Many pictures: which to restore and where to, this process's share, and what has been done.
 
+    for done in restore_files(restorer, plan_files(["holiday"], Path("out"))[0], instruction):
+        print(done.target, done.error or "restored")
+
 Processes need not talk to each other. Each plans the same sorted list, takes every nth file of
 it, and notes what it finished in a manifest of its own, which a later run reads to go on.
 """
@@ -10,14 +13,20 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import image as pictures
+from . import memory, pictures
+from .files import append_line
+from .masks import fill_hidden
+from .memory import Plan
+from .pipeline import Restorer
+from .text import Instruction
 
 Job = tuple[Path, Path]
 """The source and the target of one picture."""
@@ -36,40 +45,10 @@ def plan_files(
 
     Raises ValueError when nothing is left, or two sources would write the same target.
     """
-    places: dict[Path, Path] = {}  # source -> its place in the output folder
-    refused = 0
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            found = _in_tree(path, output) if recursive else sorted(path.iterdir())
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(Path(p) for p in glob.glob(given, recursive=True))
-        if not path.is_file():
-            found = [p for p in found if p.suffix.lower() in pictures.READABLE]
-        if not found:
-            print(
-                f"error: {given}: found no pictures there; expected a file, a folder or a glob "
-                f"of {', '.join(sorted(pictures.READABLE))}. Check the path.", file=sys.stderr,
-            )  # fmt: skip
-            refused += 1
-        for source in found:
-            inner = source.relative_to(path) if recursive and path.is_dir() else Path(source.name)
-            places.setdefault(source, inner)
+    places, refused = _find(inputs, output, recursive)
     if not places:
         raise ValueError("Found no picture to restore. Check the inputs.")
-    to_file = output.suffix.lower() in pictures.FORMATS and not output.is_dir()
-    if output.suffix and not to_file and not output.is_dir() and len(places) == 1:
-        raise ValueError(
-            f"{output}: found the suffix {output.suffix!r}; expected one of "
-            f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
-        )
-    if to_file and (len(places) > 1 or recursive):
-        raise ValueError(
-            f"{output}: found one file for {len(places)} pictures; expected a folder. Leave the "
-            "suffix out."
-        )
+    to_file = _is_one_file(output, len(places), recursive)
     jobs: list[Job] = []
     owners: dict[Path, Path] = {}
     originals = {p.resolve() for p in places}
@@ -93,6 +72,48 @@ def plan_files(
     return jobs, refused
 
 
+def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Path, Path], int]:
+    """Every source with its place in the output folder, and how many inputs held none."""
+    places: dict[Path, Path] = {}
+    refused = 0
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            found = _in_tree(path, output) if recursive else sorted(path.iterdir())
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(Path(p) for p in glob.glob(given, recursive=True))
+        if not path.is_file():
+            found = [p for p in found if p.suffix.lower() in pictures.READABLE]
+        if not found:
+            print(
+                f"error: {given}: found no pictures there; expected a file, a folder or a glob "
+                f"of {', '.join(sorted(pictures.READABLE))}. Check the path.", file=sys.stderr,
+            )  # fmt: skip
+            refused += 1
+        for source in found:
+            inner = source.relative_to(path) if recursive and path.is_dir() else Path(source.name)
+            places.setdefault(source, inner)
+    return places, refused
+
+
+def _is_one_file(output: Path, count: int, recursive: bool) -> bool:
+    """Whether the output is a picture's name, not a folder; ValueError where it cannot be."""
+    to_file = output.suffix.lower() in pictures.FORMATS and not output.is_dir()
+    if output.suffix and not to_file and not output.is_dir() and count == 1:
+        raise ValueError(
+            f"{output}: found the suffix {output.suffix!r}; expected one of "
+            f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
+        )
+    if to_file and (count > 1 or recursive):
+        raise ValueError(
+            f"{output}: found one file for {count} pictures; expected a folder. Leave the "
+            "suffix out."
+        )
+    return to_file
+
+
 def _in_tree(root: Path, output: Path) -> list[Path]:
     """All files below ``root``, without hidden ones and those of an output that lies in it."""
     output = output.resolve()
@@ -104,6 +125,97 @@ def _in_tree(root: Path, output: Path) -> list[Path]:
         ]
         found += [folder / file for file in files if not file.startswith(".")]
     return sorted(found)
+
+
+# --- restoring them ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one picture."""
+
+    source: Path
+    target: Path
+    seconds: float
+    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
+    """As `restore_file` returns, or None: then ``error`` says why."""
+    error: str | None = None
+
+
+def restore_file(
+    restorer: Restorer,
+    source: Path,
+    target: Path,
+    instructions: Instruction | Sequence[Instruction],
+    *,
+    strength: float = 1.0,
+    tile_size: int | None = None,
+) -> tuple[pictures.Picture, pictures.Picture, Plan]:
+    """Read, restore and write one picture; alpha, grey, depth and ICC profile are kept.
+
+    Colours that transparency hides are kept too, and change nothing of what is seen. Returns the
+    picture before and after, and the plan that was carried out. Raises OSError, ValueError and
+    `torch.OutOfMemoryError` as `pictures.read`, `Restorer.restore` and `pictures.write` do.
+    """
+    before = pictures.read(source)
+    pixels, hidden = torch.from_numpy(before.pixels), None
+    if before.alpha is not None:
+        alpha = torch.from_numpy(before.alpha)
+        hidden = (alpha == 0)[..., None]
+        pixels = fill_hidden(pixels, alpha)
+    height, width = before.pixels.shape[:2]
+    free = memory.free_memory(restorer.device)
+    restored, plan = memory.with_smaller_pieces(
+        lambda plan: restorer.restore(pixels, instructions, strength=strength, plan=plan),
+        restorer.plan(height, width, free=free, tile_size=tile_size),
+    )
+    restored = restored.cpu()
+    if hidden is not None:
+        restored = torch.where(hidden, torch.from_numpy(before.pixels), restored)
+    after = replace(before, pixels=restored.numpy())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OSError(
+            f"{target.parent}: could not be created ({exc.strerror}); expected a folder that you "
+            "may write to. Choose another output."
+        ) from exc
+    pictures.write(target, after)
+    return before, after, plan
+
+
+def restore_files(
+    restorer: Restorer,
+    jobs: Iterable[Job],
+    instructions: Instruction | Sequence[Instruction],
+    *,
+    strength: float = 1.0,
+    tile_size: int | None = None,
+    manifest: Manifest | None = None,
+) -> Iterator[Done]:
+    """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
+
+    Each is noted in the ``manifest``, where there is one, before it is told. Raises OSError when
+    that cannot be written.
+    """
+    for source, target in jobs:
+        begun = time.perf_counter()
+        restored, error = None, None
+        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
+        try:
+            restored = restore_file(
+                restorer, source, target, instructions, strength=strength, tile_size=tile_size
+            )
+            plan = restored[2]
+            details |= {"status": "ok", "width": plan.width, "height": plan.height}
+            details["exact"] = plan.exact
+        except (OSError, ValueError, torch.OutOfMemoryError) as exc:
+            error = str(exc)
+            details |= {"status": "error", "message": error}
+        seconds = time.perf_counter() - begun
+        if manifest is not None:
+            manifest.add(source, target, **details, seconds=round(seconds, 3))
+        yield Done(source, target, seconds, restored, error)
 
 
 # --- whose share -------------------------------------------------------------------------------
@@ -196,18 +308,9 @@ class Manifest:
             line |= self._files(source, target)
         except OSError:  # of a failure, whatever is there
             line |= {"source": str(source.absolute()), "target": self._name(target)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            # A killed run may have left half a line; this one must not be appended to it.
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            # surrogatepass: file names need not be UTF-8, and are read back as they were.
-            text = json.dumps(line, ensure_ascii=False)
-            file.write(text.encode("utf-8", "surrogatepass") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # surrogatepass: file names need not be UTF-8, and are read back as they were.
+        text = json.dumps(line, ensure_ascii=False)
+        append_line(self.path, text.encode("utf-8", "surrogatepass"))
 
     def _files(self, source: Path, target: Path) -> dict[str, Any]:
         before, after = source.stat(), target.stat()

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, official
+from .files import write_atomically
 from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock
 from .pipeline import Restorer
 from .text import Instruction
@@ -58,7 +59,7 @@ def export(
     if out.suffix.lower() != ".onnx" or out.is_dir():
         raise ValueError(f"{out}: expected a file ending in .onnx. Choose another output name.")
     _packages()
-    restorer = Restorer.from_pretrained(model, head, text_encoder, device="cpu")
+    restorer = Restorer.from_pretrained(model, head=head, text_encoder=text_encoder, device="cpu")
     instruction = restorer.encode(sentence)
     precision = "float16" if half else "float32"
     described = {
@@ -69,12 +70,12 @@ def export(
         "precision": precision,
         "layout": "NCHW, RGB, float32 in [0, 1], clamped; any size from "
         f"{restorer.network.config.multiple} pixels",
-        "licence": _licence(checkpoint.named_path(model)),
+        "licence": _licence(official.named_path(model)),
         "paper": "Conde, Geigle and Timofte, InstructIR, ECCV 2024",
     }
     content = build(restorer.network, instruction.embedding, described, half=half)
     _check(content, restorer.network, instruction.embedding, precision)
-    checkpoint.write_atomically(out, content)
+    write_atomically(out, content)
     return instruction
 
 
@@ -92,7 +93,7 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _licence(weights: Path) -> str:
-    if weights == checkpoint.MINI:
+    if weights == official.MINI_FILE:
         return "MIT"
     stated = checkpoint.load(weights).provenance.get("licence")
     return str(stated or "not stated in the weight file; that of the weights applies")

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import bounded, checkpoint
-from .bounded import Plan, Strips
+from . import memory, strips
 from .masks import fit_mask, is_empty
+from .memory import Plan
 from .model import InstructIR
+from .official import load_named
 from .text import Instruction, InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
@@ -44,6 +45,7 @@ class Restorer:
     def from_pretrained(
         cls,
         model: str | os.PathLike[str] = "mini",
+        *,
         head: str | os.PathLike[str] | None = None,
         text_encoder: str | os.PathLike[str] | None = None,
         device: torch.device | str | None = None,
@@ -58,7 +60,9 @@ class Restorer:
         there is one; ``dtype`` None is float32. Raises OSError or ValueError, naming the file
         and the remedy.
         """
-        loaded = checkpoint.load_named(model, head, text_encoder, folder, progress)
+        loaded = load_named(
+            model, head=head, text_encoder=text_encoder, folder=folder, progress=progress
+        )
         assert loaded.network is not None
         reader = None
         if loaded.head is not None and loaded.text_encoder is not None:
@@ -77,6 +81,7 @@ class Restorer:
         self,
         height: int,
         width: int,
+        *,
         free: int | None = None,
         tile_size: int | None = None,
         device: torch.device | None = None,
@@ -87,9 +92,15 @@ class Restorer:
         """
         if tile_size is not None:
             check_tiles(tile_size, None)
-        value = torch.finfo(self.dtype).bits // 8
-        strip = bounded.strips_for(device or self.device).bytes
-        return bounded.plan(self.network.config, height, width, value, free, strip, tile_size)
+        return memory.plan(
+            self.network.config,
+            height,
+            width,
+            value_bytes=torch.finfo(self.dtype).bits // 8,
+            free=free,
+            strip=memory.strip_bytes(device or self.device),
+            tile=tile_size,
+        )
 
     def encode(self, text: str) -> Instruction:
         """Read a sentence. Raises ValueError when it is empty, or the model has no reader."""
@@ -105,6 +116,7 @@ class Restorer:
         self,
         images: Tensor,
         instructions: Instruction | Tensor | Sequence[Instruction | Tensor],
+        *,
         strength: float = 1.0,
         mask: Tensor | None = None,
         tile_size: int | None = None,
@@ -133,57 +145,49 @@ class Restorer:
         embeddings = self._embeddings(instructions)
         check_strength(strength)
         height, width = frames.shape[1:3]
-        amounts = None
-        if mask is not None:
-            amounts, note = fit_mask(mask, len(frames), height, width)
-            if note is not None:
-                log.warning("%s", note)
-        if tile_size is not None:
-            check_tiles(tile_size, overlap)
-        if plan is not None and (plan.height, plan.width) != (height, width):
-            raise ValueError(
-                f"Found a plan for {plan.width} x {plan.height} pixels; expected one for "
-                f"{width} x {height}. Make it with restorer.plan({height}, {width})."
-            )
-
+        masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
+        _check_pieces(tile_size, overlap, plan, (height, width))
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
-        if strength == 0.0 or (amounts is not None and is_empty(amounts)):
+        if strength == 0.0 or (masks is not None and is_empty(masks)):
             return result.reshape(images.shape)
-        carried_out = plan or self.plan(height, width, bounded.free_memory(self.device), tile_size)
+        free = memory.free_memory(self.device)
+        chosen = plan or self.plan(height, width, free=free, tile_size=tile_size)
         # Frame by frame: memory stays that of one frame, however long the batch.
         for index in range(len(result)):
 
-            def run(chosen: Plan, index: int = index) -> Tensor:
-                amount = None if amounts is None else amounts[index % len(amounts)]
-                report = None if progress is None else _one_of(progress, index, len(result))
+            def run(pieces: Plan, index: int = index) -> Tensor:
                 return self._frame(
-                    result[index], embeddings, strength, amount, chosen, overlap, report
-                )
+                    result[index], embeddings, pieces, strength=strength,
+                    mask=None if masks is None else masks[index % len(masks)], overlap=overlap,
+                    progress=None if progress is None else _one_of(progress, index, len(result)),
+                )  # fmt: skip
 
             if plan is not None:
                 result[index] = run(plan)
             else:
-                restored, carried_out = bounded.with_smaller_pieces(run, carried_out)
-                result[index] = restored
-        if not carried_out.exact and tile_size is None and plan is None:
-            log.warning("Memory is short: %s. The result is not exact.", carried_out)
+                result[index], chosen = memory.with_smaller_pieces(run, chosen)
+        if not chosen.exact and tile_size is None and plan is None:
+            log.warning("Memory is short: %s. The result is not exact.", chosen)
         return result.reshape(images.shape)
 
     def _frame(
         self,
         pixels: Tensor,
         embeddings: Sequence[Tensor],
-        strength: float,
-        amount: Tensor | None,
         plan: Plan,
+        *,
+        strength: float,
+        mask: Tensor | None,
         overlap: int | None,
         progress: Progress | None,
     ) -> Tensor:
         """(H, W, 3) in [0, 1] and its (H, W, 1) mask -> (H, W, 3) on the same device."""
         height, width = pixels.shape[:2]
-        cut = None if plan.tile is None else _tiles(plan.tile, overlap)
-        pieces = 1 if cut is None else len(list(tiles(height, width, *cut)))
-        done, total = 0, len(embeddings) * pieces * bounded.count_blocks(self.network)
+        tile_and_overlap = None if plan.tile is None else _tiles(plan.tile, overlap)
+        pieces = 1
+        if tile_and_overlap is not None:
+            pieces = len(list(tiles(height, width, *tile_and_overlap)))
+        done, total = 0, len(embeddings) * pieces * strips.count_blocks(self.network)
 
         def advance() -> None:
             nonlocal done
@@ -198,10 +202,13 @@ class Restorer:
             def run(tile: Tensor, embedding: Tensor = embedding) -> Tensor:
                 return self._run(tile, embedding, plan.strip, advance)
 
-            restored = run(restored) if cut is None else run_tiled(run, restored, *cut)
+            if tile_and_overlap is None:
+                restored = run(restored)
+            else:
+                restored = run_tiled(run, restored, *tile_and_overlap)
         blend: float | Tensor = strength
-        if amount is not None:
-            blend = strength * amount.to(self.device).permute(2, 0, 1)
+        if mask is not None:
+            blend = strength * mask.to(self.device).permute(2, 0, 1)
         restored = torch.lerp(frame, restored, torch.as_tensor(blend, device=self.device))
         return restored[0].permute(1, 2, 0).to(pixels.device)
 
@@ -210,13 +217,17 @@ class Restorer:
         self, image: Tensor, embedding: Tensor, strip: int, advance: Callable[[], None]
     ) -> Tensor:
         """(1, 3, H, W) float32 on the device -> the same, clamped."""
-        embedding, strips = embedding.to(self.device), Strips(strip)
-        restored = bounded.run(
-            self.network, image.to(self.dtype), embedding.to(self.dtype), advance, strips
+        embedding, size = embedding.to(self.device), strips.Strips(strip)
+        restored = strips.run(
+            self.network,
+            image.to(self.dtype),
+            embedding.to(self.dtype),
+            advance=advance,
+            strips=size,
         ).float()
         if self.dtype != torch.float32 and not torch.isfinite(restored).all():
             log.warning("The network left the range of %s; run again in float32.", self.dtype)
-            restored = bounded.run(_in_float32(self.network), image, embedding, strips=strips)
+            restored = strips.run(_in_float32(self.network), image, embedding, strips=size)
         if not torch.isfinite(restored).all():
             raise ValueError(
                 "The network gave NaN or infinity in float32; expected finite pixels. The weights "
@@ -262,6 +273,27 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _fit_masks(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
+    """As `fit_mask`; that a mask was resized is logged."""
+    masks, note = fit_mask(mask, frames, height, width)
+    if note is not None:
+        log.warning("%s", note)
+    return masks
+
+
+def _check_pieces(
+    tile_size: int | None, overlap: int | None, plan: Plan | None, size: tuple[int, int]
+) -> None:
+    if tile_size is not None:
+        check_tiles(tile_size, overlap)
+    if plan is not None and (plan.height, plan.width) != size:
+        height, width = size
+        raise ValueError(
+            f"Found a plan for {plan.width} x {plan.height} pixels; expected one for "
+            f"{width} x {height}. Make it with restorer.plan({height}, {width})."
+        )
 
 
 def _tiles(tile_size: int, overlap: int | None) -> tuple[int, int]:

@@ -21,17 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .tasks import NO_TASK, TASK_WORDS
+
 log = logging.getLogger(__name__)
 
-TASKS = ("noise", "blur", "rain", "haze", "lol", "sr", "en")
-"""Upstream's class order (``DEG_MAP``)."""
-NO_TASK = "none"
-"""Eighth class of models that know sentences asking for nothing they can do."""
-TASK_WORDS = {
-    "noise": "noise", "blur": "blur", "rain": "rain", "haze": "haze", "lol": "low light",
-    "sr": "low resolution", "en": "dull colours", NO_TASK: "nothing it restores",
-}  # fmt: skip
-"""The tasks as people say them."""
 MAX_TOKENS = 512
 MAX_KNOWN = 1024
 """Sentences whose instructions are kept in memory."""
@@ -47,7 +40,7 @@ class Instruction:
     embedding: Tensor
     """(1, 256) float32, unit norm, on the CPU."""
     task: str
-    """The most probable task, one of `TASKS` or `NO_TASK`."""
+    """The most probable task, one of `tasks.CLASSES`."""
     probabilities: dict[str, float]
     """Probability of every task that the model knows; they sum to 1."""
     model: str

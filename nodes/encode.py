@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..instructir_core import TASK_WORDS, Instruction
+from ..instructir_core import Instruction
+from ..instructir_core.tasks import TASK_WORDS, TASKS
 from . import host
 from .types import CATEGORY, INSTRUCTION, RESTORER, choice, where_known
 
 FROM_TEXT = "from text"
-PRESETS = {
-    "remove noise": "remove the noise from this photo",
-    "sharpen blur": "this photo is blurry, make it sharp",
-    "remove rain": "remove the rain from this photo",
-    "remove haze": "remove the haze from this photo",
-    "brighten dark photo": "this photo is too dark, brighten it",
-    "increase resolution": "increase the resolution of this photo",
-    "enhance colours": "improve the colours of this photo",
-}
+PRESETS = {task.label: task.prompt for task in TASKS.values()}
 """Name in the menu -> sentence; saved workflows hold the names, so they never change."""
 
 
@@ -39,7 +32,7 @@ class EncodeInstruction(io.ComfyNode):
                 io.String.Input(
                     "text",
                     multiline=True,
-                    default="remove the noise from this photo",
+                    default=TASKS["noise"].prompt,
                     tooltip="What to restore, in your own words. Read when preset is 'from text'.",
                 ),
                 io.Combo.Input(

@@ -16,8 +16,8 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Restorer
-from ..instructir_core.bounded import Plan, ran_out_of_memory, with_smaller_pieces
-from ..instructir_core.checkpoint import ENCODER_FOLDER, OFFICIAL_NAME
+from ..instructir_core.memory import Plan, ran_out_of_memory, with_smaller_pieces
+from ..instructir_core.official import ENCODER_FOLDER, OFFICIAL_NAME
 from .types import choice
 
 log = logging.getLogger(__name__)
@@ -94,18 +94,7 @@ def load_restorer(name: str, precision: str) -> ManagedRestorer:
         return ManagedRestorer(loaded)
     if path is None:
         raise FileNotFoundError(missing_model(name))
-    head = path.with_name(path.name.replace("im_", "lm_", 1))
-    encoder = path.parent / ENCODER_FOLDER
-    upstream_pair = path.suffix == ".pt" and head != path and head.is_file() and encoder.is_dir()
-    return ManagedRestorer(
-        Restorer.from_pretrained(
-            path,
-            head=head if upstream_pair else None,
-            text_encoder=encoder if upstream_pair else None,
-            device=offload,
-            dtype=dtype,
-        )
-    )
+    return ManagedRestorer(Restorer.from_pretrained(path, device=offload, dtype=dtype))
 
 
 def missing_model(name: object) -> str:
@@ -157,8 +146,12 @@ class ManagedRestorer:
         device = self.patcher.load_device
         # The picture and its result lie beside the features.
         beside = 0 if device.type == "cpu" else 2 * 3 * 4 * height * width
-        wanted = self.restorer.plan(height, width, None, tile_size, device).bytes + beside
-        memory.load_models_gpu([self.patcher], memory_required=wanted, force_full_load=True)
+        wanted = (
+            self.restorer.plan(height, width, tile_size=tile_size, device=device).bytes + beside
+        )
+        memory.load_models_gpu(
+            [self.patcher], memory_required=wanted + beside, force_full_load=True
+        )
         # --novram and a full GPU leave parameters behind although the host says "loaded".
         network = self.restorer.network
         resolved = torch.empty(0, device=device).device  # "cuda" is some "cuda:0"
@@ -169,7 +162,9 @@ class ManagedRestorer:
         self.restorer.device = device
         try:
             free = getattr(self.patcher, "get_free_memory", memory.get_free_memory)(device)
-            yield self.restorer.plan(height, width, int(free) - beside, tile_size, device)
+            yield self.restorer.plan(
+                height, width, free=int(free) - beside, tile_size=tile_size, device=device
+            )
         finally:
             self.restorer.device = home
             if left_behind:

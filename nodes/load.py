@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..instructir_core.official import OFFICIAL_NAME
 from . import host
 from .types import CATEGORY, RESTORER, advanced, where_known
 
@@ -51,7 +52,7 @@ class LoadModel(io.ComfyNode):
     def validate_inputs(cls, model_name: str | None) -> bool | str:
         # Naming the argument replaces the host's own "value not in list" by a sentence. None: it
         # comes from another node, and is known when this one runs.
-        known = model_name in (None, host.BUNDLED_NAME, host.OFFICIAL_NAME)
+        known = model_name in (None, host.BUNDLED_NAME, OFFICIAL_NAME)
         return True if known or host.model_path(model_name) else host.missing_model(model_name)
 
     @classmethod

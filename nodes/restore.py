@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Instruction
-from ..instructir_core.bounded import Plan
 from ..instructir_core.masks import fill_hidden, fit_mask, is_empty
+from ..instructir_core.memory import Plan
 from ..instructir_core.pipeline import check_images
 from . import host
 from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, number, where_known
@@ -119,12 +119,13 @@ class RestoreImage(io.ComfyNode):
         overlap = int(number("overlap", overlap, 0, LARGEST_OVERLAP))
         if strength == 0:
             return io.NodeOutput(image)
+        assert restorer is not None  # asked for at any other strength
         _check_origin(restorer, instruction)
         colours = image[..., :3] if channels != 1 else image.expand(-1, -1, -1, 3)
         check_images(colours)
         frames, height, width = image.shape[:3]
-        amounts, notes = _masks(mask, frames, height, width)
-        if amounts is not None and is_empty(amounts):
+        masks, notes = _masks(mask, frames, height, width)
+        if masks is not None and is_empty(masks):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         result = host.result_like(image)
         progress = host.Progress(frames)
@@ -132,14 +133,18 @@ class RestoreImage(io.ComfyNode):
             for index in range(frames):
                 host.stop_if_asked()
                 progress.frame = index
-                amount = None if amounts is None else amounts[index % len(amounts), ..., 0]
+                part = None if masks is None else masks[index % len(masks), ..., 0]
                 colour = colours[index]
                 if channels == 4:
                     colour = fill_hidden(colour, image[index, ..., 3])
 
-                def run(chosen: Plan, colour=colour, amount=amount) -> torch.Tensor:
+                def run(
+                    chosen: Plan,
+                    colour: torch.Tensor = colour,
+                    part: torch.Tensor | None = part,
+                ) -> torch.Tensor:
                     return restorer.restorer.restore(
-                        colour, instruction, strength, amount,
+                        colour, instruction, strength=strength, mask=part,
                         overlap=overlap, progress=progress, plan=chosen,
                     )  # fmt: skip
 

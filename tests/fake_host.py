@@ -83,19 +83,21 @@ class FakeHost:
                 self.seen.append((value, total))
 
         class Anything:
-            """Inputs and outputs of a schema: kept, never looked into."""
+            """A schema, its inputs and outputs, and their kinds: kept as they were given."""
 
             slider = "slider"
             unique_id = "UNIQUE_ID"
 
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 self.arguments, self.options, self.extra_dict = arguments, options, {}
+                self.kind = arguments[0] if arguments else ""
 
             def Input(self, *a: Any, **k: Any) -> Anything:
-                return Anything(*a, **k)
+                made = Anything(*a, **k)
+                made.kind = self.kind
+                return made
 
-            def Output(self, *a: Any, **k: Any) -> Anything:
-                return Anything(*a, **k)
+            Output = Input
 
         class NodeOutput:
             def __init__(self, *values: Any, ui: Any = None) -> None:
@@ -122,7 +124,7 @@ class FakeHost:
         kinds = ("Combo", "String", "Float", "Int", "Image", "Mask", "Hidden", "NumberDisplay")
         io = SimpleNamespace(
             Schema=Anything, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=Anything,
-            **{kind: Anything() for kind in kinds},
+            **{kind: Anything(kind.upper()) for kind in kinds},
         )  # fmt: skip
         latest = self.module("comfy_api.latest", io=io, ComfyExtension=object)
         return {

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instructir_core import checkpoint
+from instructir_core import files
 from instructir_core.batch import Manifest, Share, plan_files, read_lines
 from instructir_core.cli import main
 
@@ -73,7 +73,7 @@ def test_tree_and_manifest(weights: Path, tree: Path, tmp_path: Path) -> None:
     assert (line["status"], line["width"], line["height"]) == ("ok", 12, 9)
     assert line["model"] == "tiny" and line["seconds"] >= 0 and line["device"] == "cpu"
     assert line["settings"]["instructions"] == ["derain"]
-    assert line["settings"]["weights_sha256"] == checkpoint.sha256(weights)
+    assert line["settings"]["weights_sha256"] == files.sha256(weights)
     # Each picture is what restoring it alone gives.
     alone = tmp_path / "alone.png"
     given = ["restore", source, "-i", "derain", "-o", alone, "--model", weights, "--device", "cpu"]
@@ -114,9 +114,9 @@ def test_killed_and_resumed(
     out, whole = tmp_path / "out", tmp_path / "whole"
     code = """
 import os, sys
-from instructir_core import batch, image
+from instructir_core import batch, pictures
 from instructir_core.cli import main
-write, count = image._replace, 0
+write, count = pictures.write_atomically, 0
 def dying(target, data):
     global count
     count += 1
@@ -124,7 +124,7 @@ def dying(target, data):
         (target.parent / ".half.tmp").write_bytes(data[:20])
         os._exit(9)
     write(target, data)
-image._replace = dying
+pictures.write_atomically = dying
 main(sys.argv[1:])
 """
     process = start(code, arguments(weights, tree, out))

@@ -1,4 +1,4 @@
-"""Arrows point one way: nodes use the core, the core knows no host."""
+"""Arrows point one way: nodes use the core, the core knows no host. And rooms stay small."""
 
 from __future__ import annotations
 
@@ -54,3 +54,20 @@ def test_import_is_light() -> None:
 def test_only_one_file_touches_the_host(path: Path) -> None:
     allowed = {"comfy_api"} | (HOST if path.name == "host.py" else set())
     assert not (imported(path) & HOST) - allowed
+
+
+LONG = {"make_parser"}
+"""A list of options, which no cut would make easier to read."""
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_rooms_are_small(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LONG:
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+            # Only the command line knows how options are written there.
+            if path.name not in ("cli.py", "arguments.py"):
+                assert "Namespace" not in ast.unparse(node.args), node.name

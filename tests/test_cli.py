@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from instructir_core import Restorer, image
+from instructir_core import Restorer, pictures
 from instructir_core.cli import main
-from instructir_core.image import Picture
+from instructir_core.pictures import Picture
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_one_file(
     assert run(weights, photo, "-i", "remove the rain", "-o", out, "--compare", sheet) == 0
     restorer = Restorer.from_pretrained(weights, device="cpu")
     instruction = restorer.encode("remove the rain")
-    expected = restorer.restore(torch.from_numpy(image.read(photo).pixels), instruction)
+    expected = restorer.restore(torch.from_numpy(pictures.read(photo).pixels), instruction)
     assert np.array_equal(np.asarray(Image.open(out)), np.rint(expected.numpy() * 255))
     printed = capsys.readouterr().out
     for part in (instruction.task, f"{instruction.probabilities[instruction.task]:.0%}", "41 x 30"):
@@ -56,7 +56,7 @@ def test_instructions_in_order_and_strength(weights: Path, photo: Path, tmp_path
     assert np.array_equal(Image.open(tmp_path / "none.png"), Image.open(photo))
     restorer = Restorer.from_pretrained(weights, device="cpu")
     steps = [restorer.encode("a b"), restorer.encode("c d")]
-    expected = restorer.restore(torch.from_numpy(image.read(photo).pixels), steps).numpy()
+    expected = restorer.restore(torch.from_numpy(pictures.read(photo).pixels), steps).numpy()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "ab.png")), np.rint(expected * 255))
 
 
@@ -81,14 +81,14 @@ def test_what_is_kept(weights: Path, tmp_path: Path) -> None:
     pixels = rng.integers(0, 65536, (9, 8, 3)).astype(np.float32) / np.float32(65535)
     alpha = rng.integers(0, 65536, (9, 8)).astype(np.float32) / np.float32(65535)
     deep = Picture(pixels, alpha, bits=16, icc=b"profile")
-    image.write(tmp_path / "deep.png", deep)
+    pictures.write(tmp_path / "deep.png", deep)
     Image.new("L", (8, 9), 77).save(tmp_path / "grey.png")
     inputs = (tmp_path / "deep.png", tmp_path / "grey.png")
     assert run(weights, *inputs, "-i", "derain", "-o", tmp_path / "out") == 0
-    after = image.read(tmp_path / "out" / "deep.png")
+    after = pictures.read(tmp_path / "out" / "deep.png")
     assert after.bits == 16 and after.icc == deep.icc
     assert after.alpha is not None and np.array_equal(after.alpha, alpha)
-    assert image.read(tmp_path / "out" / "grey.png").grey
+    assert pictures.read(tmp_path / "out" / "grey.png").grey
 
 
 def test_inputs_are_never_overwritten(

@@ -13,11 +13,11 @@ import pytest
 from tiny_model import DATA
 
 from instructir_core.cli import main
-from instructir_core.evaluate import read_sentences
+from instructir_core.evaluation.experiments import read_sentences
+from instructir_core.tasks import CLASSES
 from instructir_core.text import tokenize
-from instructir_core.training import instructions
-from instructir_core.training.instructions import (
-    CLASSES,
+from instructir_core.training import corpus
+from instructir_core.training.corpus import (
     SPEAKERS,
     SPLITS,
     card,
@@ -84,7 +84,7 @@ def test_split_parts_no_meaning() -> None:
 
 def test_no_near_duplicates_within_a_task() -> None:
     # By the definition itself: every pair of one task.
-    bags = [instructions._bag(s.text) for s in CORPUS if s.task == "rain"]
+    bags = [corpus._bag(s.text) for s in CORPUS if s.task == "rain"]
     for one, other in itertools.combinations(bags, 2):
         assert len(one & other) < 0.9 * len(one | other)
 
@@ -132,9 +132,9 @@ def test_unknown_names_and_broken_lines_are_refused() -> None:
         load_corpus(languages=["fr"])
     for line in ("noise\tadult\tno tabs enough", "noize\tadult\tm\tt", "noise\tdog\tm\tt"):
         with pytest.raises(ValueError, match=r"xx\.tsv, line 2: found .*expected task, speaker"):
-            list(instructions._handwritten("xx.tsv", "# note\n" + line))
+            list(corpus._handwritten("xx.tsv", "# note\n" + line))
     with pytest.raises(ValueError, match=r"xx\.txt, line 1: found '## noise dog'"):
-        list(instructions._expanded("xx.txt", "## noise dog\nhello", 0, 1))
+        list(corpus._expanded("xx.txt", "## noise dog\nhello", 0, 1))
 
 
 def test_command_writes_the_table_and_the_card(
@@ -144,7 +144,7 @@ def test_command_writes_the_table_and_the_card(
     assert main(["corpus", str(out), "--exclude", *map(str, TEST_FILES)]) == 0
     printed = capsys.readouterr().out.strip()
     assert printed == card(CORPUS)
-    readme = resources.files(instructions.__package__).joinpath("corpus/README.md")
+    readme = resources.files(corpus.__package__).joinpath("corpus/README.md")
     # If this fails, the corpus has changed: paste what the command prints into the card.
     assert printed in readme.read_text("utf-8")
     with open(out, encoding="utf-8", newline="") as file:

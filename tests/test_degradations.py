@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 from skimage import color, data, metrics
 
-from instructir_core.training import degradations
-from instructir_core.training.degradations import TASKS
+from instructir_core.training import degradations, recipes
 
+TASKS = {task: recipe.degrade for task, recipe in recipes.RECIPES.items()}
 PHOTO = (data.astronaut()[:128, 128:288] / 255).astype(np.float32)
 
 
@@ -148,28 +148,30 @@ def test_demosaicing_against_means_of_neighbours() -> None:
 
 
 def test_compositions_stack_in_the_order_of_a_camera() -> None:
-    stages = degradations.compose(["noise", "haze"], PHOTO, np.random.default_rng(0))
+    stages = recipes.compose(["noise", "haze"], PHOTO, np.random.default_rng(0))
     assert len(stages) == 3 and stages[0] is PHOTO
     haze = TASKS["haze"](PHOTO, np.random.default_rng(0))
     assert np.array_equal(stages[1], haze)  # haze is out there, noise comes in the sensor
     for wrong in (["noise", "noise"], ["none"]):
         with pytest.raises(ValueError, match="Name each degradation once"):
-            degradations.compose(wrong, PHOTO, np.random.default_rng(0))
+            recipes.compose(wrong, PHOTO, np.random.default_rng(0))
 
 
 def test_paper_degradations() -> None:
+    paper = {task: recipe.paper for task, recipe in recipes.RECIPES.items() if recipe.paper}
+    assert set(paper) == {"noise", "sr"}
     grey = np.full((128, 128, 3), 0.5, np.float32)
     levels = {
-        round(float((degradations.PAPER["noise"](grey, np.random.default_rng(s)) - grey).std())
+        round(float((paper["noise"](grey, np.random.default_rng(s)) - grey).std())
               * 255 / 5) * 5 for s in range(20)
     }  # fmt: skip
     assert levels == {15, 25, 50}
-    small = degradations.PAPER["sr"](PHOTO, np.random.default_rng(0))
+    small = paper["sr"](PHOTO, np.random.default_rng(0))
     assert small.shape == PHOTO.shape
 
 
 def test_contact_sheet() -> None:
-    sheet = degradations.contact_sheet(PHOTO, draws=2)
+    sheet = recipes.contact_sheet(PHOTO, draws=2)
     height, width = PHOTO.shape[0] + 4, PHOTO.shape[1] + 4
     assert sheet.shape == (8 * height, 3 * width, 3)
-    assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], PHOTO)
+    assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], np.rint(PHOTO * 255))

@@ -12,7 +12,7 @@ import torch
 from skimage import metrics as reference
 from skimage.color import rgb2ycbcr
 
-from instructir_core import metrics
+from instructir_core.evaluation import metrics
 
 Pixels = npt.NDArray[np.float32]
 

@@ -167,7 +167,7 @@ def test_out_of_memory_is_retried_in_smaller_pieces(
         monkeypatch.setattr(memory, "is_oom", lambda e: isinstance(e, Strange), raising=False)
     released = []
     monkeypatch.setattr(memory, "soft_empty_cache", lambda: released.append(1))
-    execution = sys.modules["installed_pack.instructir_core.bounded"]
+    execution = sys.modules["installed_pack.instructir_core.strips"]
     run, tried = execution.run, []
 
     def short(network: Any, image: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:

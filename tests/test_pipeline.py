@@ -14,7 +14,7 @@ from tiny_model import TINY, fill, tiny_parts
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from instructir_core import Restorer, bounded
+from instructir_core import Restorer, memory, strips
 from instructir_core.model import InstructIR, NetworkConfig
 from instructir_core.tiles import run_tiled, tile_starts
 
@@ -245,7 +245,7 @@ def test_a_plan_is_carried_out_as_it_is(
         tried.append(image.shape)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(bounded, "run", short)
+    monkeypatch.setattr(strips, "run", short)
     with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\."):
         restorer.restore(image, embedding, plan=plan)
     assert len(tried) == 1
@@ -261,13 +261,13 @@ def test_result_is_exact_until_two_feature_maps_do_not_fit(
     assert maps == 2 * 8 * 4 * 100 * 64
     strips = set()
     for free in (1 << 40, 2 * maps, maps + maps // 2, maps + maps // 20, maps + 100, maps):
-        monkeypatch.setattr(bounded, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         result = restorer.restore(image, embedding)
         torch.testing.assert_close(result, exact, atol=1e-5, rtol=0)
         strips.add(restorer.plan(100, 61, free).rows)
     assert len(strips) >= 4 and min(strips) == 2 and not caplog.records
     for free in (maps - 1, maps // 2, maps // 4, 0):
-        monkeypatch.setattr(bounded, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         result = restorer.restore(image, embedding)
         assert "Memory is short" in caplog.text and "not exact" in caplog.text
         caplog.clear()
@@ -294,7 +294,7 @@ class OutOfMemory(TorchDispatchMode):
 def test_out_of_memory_anywhere_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """200 seeded failures of one or several allocations: a right result or a clear error."""
     monkeypatch.setattr(gc, "collect", lambda: 0)  # hundreds of times, it takes minutes
-    monkeypatch.setattr(bounded, "SMALLEST_RETRY", 64)  # and smaller pictures go through it all
+    monkeypatch.setattr(memory, "SMALLEST_RETRY", 64)  # and smaller pictures go through it all
     restorer = Restorer(fill(InstructIR(NetworkConfig(8, (1,), 1, (1,)))))
     image = torch.rand(1, 72, 8, 3, generator=torch.Generator().manual_seed(0))
     embedding = torch.ones(1, 256) / 16

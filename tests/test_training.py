@@ -20,10 +20,14 @@ from tiny_model import DATA, TINY
 
 from instructir_core import checkpoint
 from instructir_core.model import InstructIR
-from instructir_core.text import TASKS, HashedEncoderConfig
-from instructir_core.training import dataset
-from instructir_core.training.dataset import (
-    CLEAN_SHARE,
+from instructir_core.tasks import CLASSES, TASKS
+from instructir_core.text import HashedEncoderConfig
+from instructir_core.training import samples
+from instructir_core.training.corpus import load_corpus
+from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
+from instructir_core.training.published_sets import FilePair
+from instructir_core.training.recipes import RECIPES
+from instructir_core.training.samples import (
     Batches,
     Pictures,
     Source,
@@ -32,11 +36,8 @@ from instructir_core.training.dataset import (
     photo_files,
     split_held_out,
 )
-from instructir_core.training.datasets import Pair
-from instructir_core.training.degradations import TASKS as DEGRADATIONS
-from instructir_core.training.instructions import CLASSES, load_corpus
-from instructir_core.training.sentences import train_sentences
-from instructir_core.training.trainer import MINI, PRESETS, TrainingConfig, train
+from instructir_core.training.sentence_training import train_sentences
+from instructir_core.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_pairs(photos: Path, task: str) -> None:
         changed += not np.array_equal(degraded, clean)
         plain, target = draw_pair(training[task], store, 48, np.random.default_rng(seed), True)
         assert not np.array_equal(plain, target)
-    assert changed == 40 if task not in CLEAN_SHARE else 40 > changed >= 24
+    assert changed == 40 if not RECIPES[task].clean_share else 40 > changed >= 24
 
 
 def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_pairs_of_files_are_cut_at_the_same_place(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(100, 200, (80, 90, 3), np.uint8)
     Image.fromarray(pixels).save(bright)
     Image.fromarray(pixels - 90).save(dark)
-    source = Source("lol", (Pair(dark, bright),))
+    source = Source("lol", (FilePair(dark, bright),))
     for seed in range(8):
         degraded, clean = draw_pair(source, Pictures(), 32, np.random.default_rng(seed))
         np.testing.assert_allclose(clean - degraded, 90 / 255, atol=1e-6)
@@ -124,7 +125,7 @@ def test_colour_is_learned_from_recoloured_photos_but_scored_on_true_ones(tmp_pa
         Image.fromarray(np.tile(colour, (200, 200, 1))).save(tmp_path / f"{name}.png")
     found = {}
     for name in ("brick", "grey"):
-        source = Source("en", (Pair(None, tmp_path / f"{name}.png"),), DEGRADATIONS["en"])
+        source = Source("en", (FilePair(None, tmp_path / f"{name}.png"),), RECIPES["en"].degrade)
         for plain in (False, True):
             rngs = (np.random.default_rng(seed) for seed in range(40))
             targets = [draw_pair(source, Pictures(), 32, rng, plain)[1][0, 0] for rng in rngs]
@@ -140,7 +141,9 @@ def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
     training, _ = collect_sources(CLASSES, photos)
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
     shares = dict.fromkeys(CLASSES, 1.0)
-    return Batches(training, shares, CLASSES, bank, 32, 24, 0, rank, world)
+    return Batches(
+        training, shares, CLASSES, bank, size=32, batch=24, seed=0, rank=rank, world=world
+    )
 
 
 def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
@@ -164,8 +167,8 @@ def test_processes_share_a_batch(photos: Path) -> None:
 
 def test_held_out_draws_repeat(photos: Path) -> None:
     known = photo_files(photos)
-    one = list(dataset.held_out_pairs(known, "blur"))
-    two = list(dataset.held_out_pairs(known, "blur"))
+    one = list(samples.held_out_pairs(known, "blur"))
+    two = list(samples.held_out_pairs(known, "blur"))
     assert len(one) == 2 * len(known)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
 
@@ -184,7 +187,7 @@ def test_sentences_are_learnt() -> None:
 
 def tiny_config(**changes: Any) -> TrainingConfig:
     config = replace(
-        PRESETS["mini"], network=TINY, steps=6, stages=((0.0, 32, 4), (0.5, 48, 2)),
+        PRESETS["mini"], network=TINY, steps=6, stages=(Stage(0.0, 32, 4), Stage(0.5, 48, 2)),
         sentence_steps=2, sentences=20, every=2, precision="no",
     )  # fmt: skip
     return replace(config, **changes)
@@ -239,7 +242,7 @@ def test_killed_7d_run_ends_with_the_same_weights(data_sets: Path, tmp_path: Pat
     assert (parts / "samples.jpg").stat().st_size > 1000
     assert "rain" in (parts / "log.txt").read_text()
     assert list((parts / "tensorboard").iterdir())
-    training, held = collect_sources(TASKS, data=data_sets)
+    training, held = collect_sources([*TASKS], data=data_sets)
     with pytest.raises(ValueError, match="another output folder"):
         train(training, held, parts, tiny_config(), device="cpu", workers=0)
 
@@ -255,14 +258,16 @@ def test_ablation_without_text(photos: Path, tmp_path: Path) -> None:
 
 
 def test_starts_from_weights(photos: Path, tmp_path: Path, weights: Path) -> None:
-    config = tiny_config(steps=1, learning_rate=0.0, stages=((0.0, 32, 4),))
+    config = tiny_config(steps=1, learning_rate=0.0, stages=(Stage(0.0, 32, 4),))
     training, held = collect_sources(list(config.shares), photos)
     init = checkpoint.load(weights)
-    path = train(training, held, tmp_path, config, init, device="cpu", workers=0)
+    path = train(training, held, tmp_path, config, init=init, device="cpu", workers=0)
     for name, value in network_of(weights).items():
         torch.testing.assert_close(network_of(path)[name], value, atol=1e-7, rtol=0)
     with pytest.raises(ValueError, match="Choose the preset"):
-        train(training, held, tmp_path, replace(config, network=MINI), init, device="cpu")
+        train(
+            training, held, tmp_path, replace(config, network=MINI_NETWORK), init=init, device="cpu"
+        )
 
 
 def test_refuses_what_it_cannot_train(photos: Path, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 from tiny_model import CLASSES, DATA
 
-from instructir_core import Restorer, checkpoint, evaluate, image
-from instructir_core.training.degradations import TASKS
+from instructir_core import Restorer, official, pictures
+from instructir_core.evaluation import experiments
+from instructir_core.tasks import TASKS
+from instructir_core.training.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 INPUTS = ROOT / "example_workflows" / "inputs"
-SENTENCES = evaluate.read_sentences(DATA / "test_sentences.tsv")
+SENTENCES = experiments.read_sentences(DATA / "test_sentences.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +29,16 @@ def mini() -> Restorer:
 
 
 def test_file() -> None:
-    files = [p for p in checkpoint.MINI.parent.iterdir() if p.is_file()]
+    files = [p for p in official.MINI_FILE.parent.iterdir() if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 6_000_000
-    with safe_open(checkpoint.MINI, "pt") as file:
+    with safe_open(official.MINI_FILE, "pt") as file:
         assert {str(file.get_tensor(k).dtype) for k in file.keys()} == {"torch.float16"}  # noqa: SIM118
         provenance = json.loads(file.metadata()["provenance"])
     assert provenance["name"] == "mini" and provenance["steps"] > 1000
 
 
 def test_reads_sentences_it_never_saw(mini: Restorer) -> None:
-    wrong = evaluate.misread(mini, SENTENCES)
+    wrong = experiments.misread(mini, SENTENCES)
     assert len(wrong) <= 0.05 * len(SENTENCES), wrong
     for task in CLASSES:
         known = sum(t == task for t, _ in SENTENCES)
@@ -44,7 +46,7 @@ def test_reads_sentences_it_never_saw(mini: Restorer) -> None:
 
 
 def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
-    rows = evaluate.read_sentences(DATA / "two_task_sentences.tsv")
+    rows = experiments.read_sentences(DATA / "two_task_sentences.tsv")
     found = [(set(tasks.split(",")), mini.encode(text)) for tasks, text in rows]
     both = [set(i.tasks) >= wanted and i.advice is not None for wanted, i in found]
     assert sum(both) >= 0.8 * len(both)
@@ -52,12 +54,12 @@ def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
 
 @pytest.mark.parametrize("name", ["dark.png", "hazy.png", "rainy.png", "noisy.png"])
 def test_sentences_that_ask_for_nothing_leave_the_picture(mini: Restorer, name: str) -> None:
-    pixels = image.read(INPUTS / name).pixels[100:228, 200:328]
+    pixels = pictures.read(INPUTS / name).pixels[100:228, 200:328]
     instructions = [mini.encode(text) for task, text in SENTENCES if task == "none"]
     read = [i for i in instructions if i.probabilities["none"] > 0.9]
     assert len(read) >= 0.8 * len(instructions)
     for instruction in read[::4]:
-        result = evaluate.network_output(mini, pixels, instruction)
+        result = experiments.network_output(mini, pixels, instruction)
         found = peak_signal_noise_ratio(pixels, result, data_range=1.0)
         assert found >= 40, instruction.text
 
@@ -75,8 +77,8 @@ def test_noise_is_removed(mini: Restorer) -> None:
 def test_a_size_that_is_no_multiple_of_16_is_restored_as_well(mini: Restorer, task: str) -> None:
     """The black border that such sizes used to get cost 8 dB under haze and 5 in colour."""
     clean = np.ascontiguousarray(data.coffee()[10:390, 100:480]).astype(np.float32) / 255
-    degraded = TASKS[task](clean, np.random.default_rng(3))
-    instruction = mini.encode(evaluate.PROMPTS[task])
+    degraded = RECIPES[task].degrade(clean, np.random.default_rng(3))
+    instruction = mini.encode(TASKS[task].prompt)
     found = []
     for size in (368, 380):
         result = mini.restore(torch.from_numpy(degraded[:size, :size]), instruction).numpy()
@@ -85,7 +87,7 @@ def test_a_size_that_is_no_multiple_of_16_is_restored_as_well(mini: Restorer, ta
 
 
 def test_each_sentence_does_its_own_task(mini: Restorer) -> None:
-    dark = torch.from_numpy(image.read(INPUTS / "dark.png").pixels)
+    dark = torch.from_numpy(pictures.read(INPUTS / "dark.png").pixels)
     brightened = mini.restore(dark, mini.encode("too dark, fix it"))
     denoised = mini.restore(dark, mini.encode("remove the noise"))
     assert brightened.mean() > 1.5 * dark.mean()

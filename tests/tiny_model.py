@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from instructir_core.model import InstructIR, NetworkConfig
+from instructir_core.tasks import CLASSES
 from instructir_core.text import (
-    NO_TASK,
-    TASKS,
     HashedEncoder,
     HashedEncoderConfig,
     InstructionHead,
@@ -20,7 +19,6 @@ from instructir_core.text import (
 
 DATA = Path(__file__).parent / "data"
 TINY = NetworkConfig(8, (1, 1), 1, (1, 1))
-CLASSES = (*TASKS, NO_TASK)
 
 
 def fill(module: nn.Module, scale: float = 1.0) -> nn.Module:

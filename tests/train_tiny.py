@@ -10,8 +10,9 @@ import torch
 from tiny_model import CLASSES, TINY, tiny_parts
 
 from instructir_core import checkpoint
-from instructir_core.training.dataset import collect_sources
-from instructir_core.training.trainer import PRESETS, train
+from instructir_core.training.presets import PRESETS, Stage
+from instructir_core.training.samples import collect_sources
+from instructir_core.training.trainer import train
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -22,7 +23,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = replace(
-        PRESETS[options.preset], network=TINY, steps=30, stages=((0.0, 32, 8), (0.5, 48, 4)),
+        PRESETS[options.preset], network=TINY, steps=30,
+        stages=(Stage(0.0, 32, 8), Stage(0.5, 48, 4)),
         sentence_steps=2, sentences=20, every=2, precision="no",
     )  # fmt: skip
     # The sentence encoder has a test of its own, and would take most of the time here.

@@ -8,7 +8,7 @@ are. The same generator state gives the same result; the input is never changed.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -198,69 +198,6 @@ def faded(image: Pixels, rng: np.random.Generator) -> Pixels:
         shadows, lights = rng.normal(0.0, 0.03, 3), rng.normal(0.0, 0.03, 3)
         result = result + shadows * (1.0 - grey[..., None]) + lights * grey[..., None]
     return quantize(result)
-
-
-TASKS: dict[str, Degradation] = {
-    "noise": noise,
-    "blur": blur,
-    "rain": rain,
-    "haze": haze,
-    "lol": low_light,
-    "sr": low_resolution,
-    "en": faded,
-}
-"""The degradation each task undoes, in upstream's class order."""
-
-
-PAPER: dict[str, Degradation] = {"noise": gaussian_noise, "sr": bicubic_resolution}
-"""The paper's own degradations (section 4.1), for its data sets of clean pictures."""
-
-ORDER = ("en", "haze", "rain", "lol", "blur", "sr", "noise")
-"""How degradations stack up in a real photo: the scene, the weather, the light, lens and sensor."""
-
-
-def compose(tasks: Sequence[str], image: Pixels, rng: np.random.Generator) -> list[Pixels]:
-    """Stack several degradations as a camera would; instructions undo them in reverse.
-
-    Returns every stage, the clean image first and the fully degraded one last; the task undone
-    between stages ``i + 1`` and ``i`` is the i-th of ``tasks`` in the order of `ORDER`.
-    Raises ``ValueError`` for an unknown or repeated task.
-    """
-    unknown = sorted(set(tasks) - set(ORDER))
-    if unknown or len(set(tasks)) != len(tasks):
-        raise ValueError(
-            f"Found the tasks {', '.join(tasks)}; expected different ones of {', '.join(ORDER)}. "
-            "Name each degradation once."
-        )
-    stages = [image]
-    for task in sorted(tasks, key=ORDER.index):
-        stages.append(TASKS[task](stages[-1], rng))
-    return stages
-
-
-def contact_sheet(image: Pixels, seed: int = 0, draws: int = 5) -> Pixels:
-    """Every task in a row: the clean image, then ``draws`` degraded ones; last, compositions.
-
-    (H, W, 3) -> (8 H, (draws + 1) W, 3), with white lines between.
-    """
-
-    def row(number: int, degrade: Degradation) -> list[Pixels]:
-        generators = [np.random.default_rng((seed, number, draw)) for draw in range(draws)]
-        return [image, *(degrade(image, rng) for rng in generators)]
-
-    def composed(clean: Pixels, rng: np.random.Generator) -> Pixels:
-        chosen = rng.choice(ORDER, size=int(rng.integers(2, 4)), replace=False)
-        return compose([str(task) for task in chosen], clean, rng)[-1]
-
-    rows = [row(number, degrade) for number, degrade in enumerate((*TASKS.values(), composed))]
-    line = [(0, 4), (0, 4), (0, 0)]
-    return np.concatenate(
-        [
-            np.concatenate([np.pad(i, line, constant_values=1.0) for i in images], axis=1)
-            for images in rows
-        ],
-        axis=0,
-    )
 
 
 def _convolve(image: npt.NDArray[np.float32], kernel: npt.NDArray[np.float32]) -> Pixels:

@@ -17,7 +17,7 @@ from host import ROOT, Graph, Host
 from PIL import Image
 from workflows import to_api
 
-from instructir_core import Restorer, image
+from instructir_core import Restorer, pictures
 
 SNAPSHOT = Path(__file__).parent / "object_info.json"
 MINI = "mini (bundled)"
@@ -60,7 +60,7 @@ def simple(text: str = "remove the noise", **more: Any) -> Graph:
 def by_core(name: str, *texts: str, **more: Any) -> Any:
     """The same by the core library alone, in 8-bit steps."""
     restorer = Restorer.from_pretrained("mini", device="cpu")
-    pixels = torch.from_numpy(image.read(ROOT / "example_workflows" / "inputs" / name).pixels)
+    pixels = torch.from_numpy(pictures.read(ROOT / "example_workflows" / "inputs" / name).pixels)
     restored = restorer.restore(pixels, [restorer.encode(t) for t in texts], **more)
     return restored.numpy() * 255
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instructir_core import metrics, testsets
-from instructir_core.published import NOISY_INPUT
+from instructir_core.evaluation import metrics, sets
+from instructir_core.evaluation.published import NOISY_INPUT
 
 ROOT = Path(__file__).parent.parent
 SETS = Path(os.environ.get("INSTRUCTIR_TEST_SETS", ROOT.parent / "shared" / "data" / "test"))
@@ -27,10 +27,8 @@ def photo(height: int = 40, width: int = 50) -> np.ndarray:
     return data.coffee()[100 : 100 + height, 150 : 150 + width]
 
 
-def mean_input_psnr(images: testsets.ImageSet) -> float:
-    return float(
-        np.mean([metrics.psnr(p.degraded, p.clean) for p in map(testsets.cropped, images)])
-    )
+def mean_input_psnr(images: sets.ImageSet) -> float:
+    return float(np.mean([metrics.psnr(p.degraded, p.clean) for p in map(sets.cropped, images)]))
 
 
 # --- noise -------------------------------------------------------------------------------------
@@ -41,7 +39,7 @@ def test_noisy_cbsd68_is_the_papers(sigma: int, expected: float) -> None:
     folder = SETS / "CBSD68"
     if not folder.is_dir():
         pytest.skip(f"no {folder}: put CBSD68 there, or set INSTRUCTIR_TEST_SETS to its folder")
-    images = testsets.synthetic(folder, f"noise{sigma}")
+    images = sets.synthetic(folder, f"noise{sigma}")
     assert images.count == 68
     assert mean_input_psnr(images) == pytest.approx(expected, abs=5e-5)
     if sigma == 15:
@@ -64,9 +62,9 @@ def test_noise_recipe(
     y, x = np.mgrid[0:67, 0:101]
     pattern = np.stack([(x * 5 + y * 3) % 256, (x * y) % 256, (y * y // 4 + 7 * x) % 256], -1)
     save(tmp_path / "1.png", pattern.astype(np.uint8))
-    (whole,) = testsets.synthetic(tmp_path, f"noise{sigma}")
+    (whole,) = sets.synthetic(tmp_path, f"noise{sigma}")
     assert whole.degraded.shape == whole.clean.shape == (67, 101, 3)
-    pair = testsets.cropped(whole)
+    pair = sets.cropped(whole)
     assert pair.degraded.shape == pair.clean.shape == (64, 96, 3)
     assert pair.degraded.dtype == pair.clean.dtype == np.float32
     assert metrics.psnr(pair.degraded, pair.clean) == pytest.approx(expected, abs=1e-4)
@@ -80,7 +78,7 @@ def test_noise_recipe(
 
 def test_down_and_up_is_pillows_bicubic(tmp_path: Path) -> None:
     save(tmp_path / "1.png", photo(48, 64))
-    (pair,) = testsets.synthetic(tmp_path, "sr4")
+    (pair,) = sets.synthetic(tmp_path, "sr4")
     small = Image.fromarray(photo(48, 64)).resize((16, 12), Image.Resampling.BICUBIC)
     expected = np.asarray(small.resize((64, 48), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(np.rint(pair.degraded * 255), expected)
@@ -89,12 +87,12 @@ def test_down_and_up_is_pillows_bicubic(tmp_path: Path) -> None:
 def test_task_recipes_depend_on_the_picture_alone(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         save(tmp_path / name, photo(48, 64))
-    first, second = testsets.synthetic(tmp_path, "rain")
+    first, second = sets.synthetic(tmp_path, "rain")
     assert first.name == "a" and not np.array_equal(first.degraded, second.degraded)
     (tmp_path / "a.png").unlink()
-    (alone,) = testsets.synthetic(tmp_path, "rain")
+    (alone,) = sets.synthetic(tmp_path, "rain")
     np.testing.assert_array_equal(alone.degraded, second.degraded)
-    (cut,) = testsets.synthetic(tmp_path, "rain", size=32)
+    (cut,) = sets.synthetic(tmp_path, "rain", size=32)
     assert cut.clean.shape == (32, 32, 3)
     np.testing.assert_array_equal(np.rint(cut.clean * 255), photo(48, 64)[8:40, 16:48])
 
@@ -102,21 +100,21 @@ def test_task_recipes_depend_on_the_picture_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["sr1", "none", "fog", "noise-5", ""])
 def test_unknown_recipes(recipe: str) -> None:
     with pytest.raises(ValueError, match=f"{recipe!r}; expected noise and its sigma"):
-        testsets.parse_recipe(recipe)
+        sets.parse_recipe(recipe)
 
 
 def test_too_small_a_picture(tmp_path: Path) -> None:
     save(tmp_path / "dot.png", photo(12, 40))
-    (dot,) = testsets.synthetic(tmp_path, "noise25")
+    (dot,) = sets.synthetic(tmp_path, "noise25")
     with pytest.raises(ValueError, match=r"dot: found 40 x 12 pixels; expected 16"):
-        testsets.cropped(dot)
+        sets.cropped(dot)
 
 
 # --- pairs -------------------------------------------------------------------------------------
 
 
-def pairs_of(folder: Path) -> list[testsets.Pair]:
-    return list(testsets.paired("set", "haze", [(folder / "in", folder / "out")]))
+def pairs_of(folder: Path) -> list[sets.Pair]:
+    return list(sets.paired("set", "haze", [(folder / "in", folder / "out")]))
 
 
 @pytest.mark.parametrize(("given", "wanted"), [("1", "1"), ("14_3", "14"), ("rain-2", "norain-2")])
@@ -125,7 +123,7 @@ def test_pairs_are_found_by_name(tmp_path: Path, given: str, wanted: str) -> Non
     save(tmp_path / "out" / f"{wanted}.png", photo(37, 50))
     save(tmp_path / "out" / "more.png", photo())
     (pair,) = pairs_of(tmp_path)
-    assert pair.name == given and testsets.cropped(pair).clean.shape == (32, 48, 3)
+    assert pair.name == given and sets.cropped(pair).clean.shape == (32, 48, 3)
     np.testing.assert_array_equal(np.rint(pair.clean * 255), photo(37, 50))
     np.testing.assert_array_equal(np.rint(pair.degraded * 255), photo(37, 50) // 2)
 
@@ -150,9 +148,9 @@ def test_pairs_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"15\.png: found no target"):
         pairs_of(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
-        testsets.paired("set", "haze", [(tmp_path / "in", tmp_path / "nowhere")])
+        sets.paired("set", "haze", [(tmp_path / "in", tmp_path / "nowhere")])
     with pytest.raises(ValueError, match="'fog' for set; expected one of noise"):
-        testsets.paired("set", "fog", [(tmp_path / "in", tmp_path / "in")])
+        sets.paired("set", "fog", [(tmp_path / "in", tmp_path / "in")])
 
 
 # --- standard sets -----------------------------------------------------------------------------
@@ -175,8 +173,8 @@ def test_suite_finds_the_usual_layouts(tmp_path: Path) -> None:
         save(tmp_path / first, photo())
         save(tmp_path / second, photo())
     (tmp_path / "Kodak24").mkdir()
-    sets, notes = testsets.find_suite(tmp_path)
-    assert [(s.name, s.task, s.count) for s in sets] == [
+    found, notes = sets.find_suite(tmp_path)
+    assert [(s.name, s.task, s.count) for s in found] == [
         *((f"CBSD68 sigma {s}", "noise", 1) for s in (15, 25, 50)),
         *((f"Urban100 sigma {s}", "noise", 1) for s in (15, 25, 50)),
         ("Rain100L", "rain", 1),
@@ -186,23 +184,43 @@ def test_suite_finds_the_usual_layouts(tmp_path: Path) -> None:
         ("LOL", "lol", 1),
         ("MIT5K", "en", 1),
     ]  # fmt: skip
-    named = {s.name: [p.name for p in s] for s in sets}
+    named = {s.name: [p.name for p in s] for s in found}
     assert named["SOTS-outdoor"] == ["1_0.8_0.2"] and named["LOL"] == ["1"]
     assert named["GoPro"] == ["S1/1", "S2/1"]
     assert "CBSD68: 1 pictures of 68, so its scores are not those of the whole set" in notes
     assert any(note.startswith("Kodak24: nothing to score") for note in notes)
 
 
+def test_a_set_of_any_task_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (
+        sets.Standard("Set5", "sr", 5, ("set5",), {"sr2": "x2", "sr4": "x4"}),
+        sets.Standard("Faded", "en", 1, ("faded",)),
+    )
+    monkeypatch.setattr(sets, "SUITE", rows)
+    for name in ("Set5/1.png", "faded/input/1.png", "faded/target/1.png"):
+        save(tmp_path / name, photo())
+    found, notes = sets.find_suite(tmp_path)
+    assert [(s.name, s.task, s.count) for s in found] == [
+        ("Set5 x2", "sr", 1), ("Set5 x4", "sr", 1), ("Faded", "en", 1),
+    ]  # fmt: skip
+    assert len(notes) == 1 and notes[0].startswith("Set5: 1 pictures of 5")
+    (pair,) = found[0]
+    np.testing.assert_array_equal(
+        pair.degraded, next(iter(sets.synthetic(tmp_path / "Set5", "sr2"))).degraded
+    )
+    assert [sets.published_images(n) for n in ("Set5 x2", "Faded", "Set5")] == [5, 1, None]
+
+
 def test_suite_without_outdoor_haze_takes_no_indoor_haze_for_it(tmp_path: Path) -> None:
     for name in ("hazy/2_1.png", "gt/2.png"):
         save(tmp_path / "SOTS" / "indoor" / name, photo())
-    sets, _ = testsets.find_suite(tmp_path)
-    assert [s.name for s in sets] == ["SOTS-indoor"]
+    found, _ = sets.find_suite(tmp_path)
+    assert [s.name for s in found] == ["SOTS-indoor"]
 
 
 def test_suite_with_nothing_known(tmp_path: Path) -> None:
     save(tmp_path / "holiday" / "1.png", photo())
     with pytest.raises(ValueError, match="found none of CBSD68, Urban100"):
-        testsets.find_suite(tmp_path)
+        sets.find_suite(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
-        testsets.find_suite(tmp_path / "nowhere")
+        sets.find_suite(tmp_path / "nowhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,16 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_model import CLASSES
 
-from instructir_core import Restorer, checkpoint, evaluate, report, testsets
+from instructir_core import Restorer, files, sheets
 from instructir_core.cli import main
-from instructir_core.evaluate import Sentence
-from instructir_core.published import PUBLISHED
-from instructir_core.text import TASKS
+from instructir_core.evaluation import experiments, report, sets
+from instructir_core.evaluation.experiments import LabelledSentence
+from instructir_core.evaluation.published import PUBLISHED
+from instructir_core.tasks import TASKS
 
-SENTENCES = [Sentence(t, "adult", f"{t} {word}") for t in CLASSES for word in ("a", "b", "c", "d")]
+SENTENCES = [
+    LabelledSentence(t, "adult", f"{t} {word}") for t in CLASSES for word in ("a", "b", "c", "d")
+]
 
 
 @pytest.fixture
@@ -49,94 +53,99 @@ def plain(restorer: Restorer, pixels: np.ndarray, text: str) -> np.ndarray:
 
 @pytest.mark.parametrize("upstream", [False, True])
 def test_score(restorer: Restorer, photos: Path, upstream: bool) -> None:
-    images = testsets.synthetic(photos, "noise25")
-    found = [row for row, _ in evaluate.score(restorer, images, upstream=upstream)]
-    assert [row["image"] for row in found] == ["a", "b", "c"]
+    images = sets.synthetic(photos, "noise25")
+    found = [row for row, _ in experiments.score(restorer, images, upstream=upstream)]
+    assert [row.image for row in found] == ["a", "b", "c"]
     for row, whole in zip(found, images, strict=True):
-        pair = testsets.cropped(whole) if upstream else whole
-        result = plain(restorer, pair.degraded, evaluate.PROMPTS["noise"])
+        pair = sets.cropped(whole) if upstream else whole
+        result = plain(restorer, pair.degraded, TASKS["noise"].prompt)
         assert result.max() > 1 or result.min() < 0  # so that clamping shows
         result = result if upstream else result.clip(0, 1)
         expected = peak_signal_noise_ratio(pair.clean, result, data_range=1)
-        assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
+        assert row.restored["psnr_float"] == pytest.approx(expected, abs=1e-4)
         rounded, target = (
             np.rint(a.clip(0, 1) * 255).astype(np.uint8) for a in (result, pair.clean)
         )
         expected = structural_similarity(
             target, rounded, channel_axis=-1, gaussian_weights=True, use_sample_covariance=False
         )
-        assert row["restored_ssim_8bit"] == pytest.approx(expected, abs=1e-4)
+        assert row.restored["ssim_8bit"] == pytest.approx(expected, abs=1e-4)
         expected = peak_signal_noise_ratio(pair.clean, pair.degraded, data_range=1)
-        assert row["input_psnr_float"] == pytest.approx(expected, abs=1e-4)
-        assert (row["height"], row["width"]) == ((32, 48) if upstream else (35, 50))
-        assert row["protocol"] == ("upstream" if upstream else "whole")
-        assert row["sentence"] == evaluate.PROMPTS["noise"]
-    assert len(list(evaluate.score(restorer, images, limit=2))) == 2
-    again = evaluate.score(restorer, images, lpips=lambda *_: 0.25, upstream=upstream)
-    lpips = {"restored_lpips": 0.25, "input_lpips": 0.25}
-    assert [row | lpips for row in found] == [row for row, _ in again]
+        assert row.input["psnr_float"] == pytest.approx(expected, abs=1e-4)
+        assert (row.height, row.width) == ((32, 48) if upstream else (35, 50))
+        assert row.protocol == ("upstream" if upstream else "whole")
+        assert row.sentence == TASKS["noise"].prompt
+    assert len(list(experiments.score(restorer, images, limit=2))) == 2
+    again = experiments.score(restorer, images, lpips=lambda *_: 0.25, upstream=upstream)
+    lpips = {"lpips": 0.25}
+    assert [
+        replace(row, input={**row.input, **lpips}, restored={**row.restored, **lpips})
+        for row in found
+    ] == [row for row, _ in again]
 
 
 def test_whole_pictures_are_scored_as_they_are_restored(restorer: Restorer, photos: Path) -> None:
-    images = testsets.synthetic(photos, "noise25")
-    row, shown = next(evaluate.score(restorer, images))
-    instruction = restorer.encode(evaluate.PROMPTS["noise"])
+    images = sets.synthetic(photos, "noise25")
+    row, shown = next(experiments.score(restorer, images))
+    instruction = restorer.encode(TASKS["noise"].prompt)
     pair = next(iter(images))
     restored = restorer.restore(torch.from_numpy(pair.degraded), instruction).numpy()
     np.testing.assert_allclose(shown[1][1], restored, atol=1e-6)
     expected = peak_signal_noise_ratio(pair.clean, restored, data_range=1)
-    assert row["restored_psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert row.restored["psnr_float"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_wording(restorer: Restorer, photos: Path) -> None:
-    images = testsets.synthetic(photos, "noise25")
-    rows = list(evaluate.wording(restorer, images, SENTENCES, count=3))
-    assert len(rows) == 9 and rows == list(evaluate.wording(restorer, images, SENTENCES, count=3))
-    used = [{row["sentence"] for row in rows if row["image"] == name} for name in "abc"]
+    images = sets.synthetic(photos, "noise25")
+    rows = list(experiments.wording(restorer, images, SENTENCES, count=3))
+    assert len(rows) == 9 and rows == list(
+        experiments.wording(restorer, images, SENTENCES, count=3)
+    )
+    used = [{row.sentence for row in rows if row.image == name} for name in "abc"]
     assert all(len(texts) == 3 and texts < {s.text for s in SENTENCES[:4]} for texts in used)
     first = next(iter(images))
     expected = peak_signal_noise_ratio(
-        first.clean, plain(restorer, first.degraded, rows[0]["sentence"]).clip(0, 1), data_range=1
+        first.clean, plain(restorer, first.degraded, rows[0].sentence).clip(0, 1), data_range=1
     )
-    assert rows[0]["psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert rows[0].psnr_float == pytest.approx(expected, abs=1e-4)
     (summary,) = report.summarise(rows)["wording"]
-    values = np.array([row["psnr_float"] for row in rows]).reshape(3, 3)
+    values = np.array([row.psnr_float for row in rows]).reshape(3, 3)
     assert summary["psnr_float_mean"] == pytest.approx(values.mean())
     assert summary["psnr_float_std"] == pytest.approx(values.std(axis=1).mean())
     assert summary["psnr_float_worst"] == pytest.approx(values.min(axis=1).mean())
     with pytest.raises(ValueError, match="Found 4 sentences for 'noise'; expected 5"):
-        list(evaluate.wording(restorer, images, SENTENCES, count=5))
+        list(experiments.wording(restorer, images, SENTENCES, count=5))
 
 
 def test_identity(restorer: Restorer, photos: Path) -> None:
-    paths = testsets.files(photos)
-    rows = list(evaluate.identity(restorer, paths, SENTENCES, count=2, size=24, limit=2))
+    paths = sets.files(photos)
+    rows = list(experiments.identity(restorer, paths, SENTENCES, count=2, size=24, limit=2))
     assert len(rows) == 2 * 2 * (1 + len(TASKS) + len(TASKS))
-    kinds = {row["set"] for row in rows}
+    kinds = {row.set for row in rows}
     assert {"clean, asked none", "rain degraded, asked none", "clean, asked rain"} < kinds
     assert "rain degraded, asked rain" not in kinds
-    row = next(row for row in rows if row["set"] == "clean, asked haze")
+    row = next(row for row in rows if row.set == "clean, asked haze")
     clean = np.asarray(Image.open(photos / "a.png"))[5:29, 13:37].astype(np.float32) / 255
-    result = plain(restorer, clean, row["sentence"]).clip(0, 1)
+    result = plain(restorer, clean, row.sentence).clip(0, 1)
     expected = peak_signal_noise_ratio(clean, result, data_range=1)
-    assert row["psnr_float"] == pytest.approx(expected, abs=1e-4)
+    assert row.psnr_float == pytest.approx(expected, abs=1e-4)
 
 
 def test_chain_undoes_the_last_degradation_first(restorer: Restorer, photos: Path) -> None:
-    paths = testsets.files(photos)[:1]
-    ((rows, shown),) = evaluate.chain(restorer, paths, "sr2+noise25")
-    assert [(row["link"], row.get("task")) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
+    paths = sets.files(photos)[:1]
+    ((rows, shown),) = experiments.chain(restorer, paths, "sr2+noise25")
+    assert [(row.link, row.task) for row in rows] == [(0, None), (1, "noise"), (2, "sr")]
     clean = np.asarray(Image.open(photos / "a.png")).astype(np.float32) / 255
-    small = testsets.down_up(clean, 2)
-    degraded = testsets.paper_noise(small, 25).astype(np.float32)
+    small = sets.down_up(clean, 2)
+    degraded = sets.paper_noise(small, 25).astype(np.float32)
     np.testing.assert_allclose(shown[0][1], degraded, atol=1e-6)
-    steps = [restorer.encode(evaluate.PROMPTS[t]) for t in ("noise", "sr")]
+    steps = [restorer.encode(TASKS[t].prompt) for t in ("noise", "sr")]
     expected = restorer.restore(torch.from_numpy(degraded), steps).numpy()
     np.testing.assert_allclose(shown[2][1], expected, atol=1e-4)
     for row, stage in ((rows[0], degraded), (rows[2], expected)):
         wanted = peak_signal_noise_ratio(np.rint(clean * 255), np.rint(stage * 255), data_range=255)
-        assert row["psnr_8bit"] == pytest.approx(wanted, abs=1e-2)
-    assert shown[3][0] == "target" and shown[0][0] == f"input {rows[0]['psnr_float']:.2f} dB"
+        assert row.psnr_8bit == pytest.approx(wanted, abs=1e-2)
+    assert shown[3][0] == "target" and shown[0][0] == f"input {rows[0].psnr_float:.2f} dB"
 
 
 def test_sentences(restorer: Restorer, tmp_path: Path) -> None:
@@ -144,19 +153,19 @@ def test_sentences(restorer: Restorer, tmp_path: Path) -> None:
     task = restorer.encode("abc").task
     other = next(t for t in TASKS if t != task)
     path.write_text(f"# note\n\n{task}\tadult\tabc\n{other}\tchild\tabc\n{task}\tabc d\n", "utf-8")
-    rows = evaluate.read_sentences(path)
+    rows = experiments.read_sentences(path)
     assert rows == [(task, "abc"), (other, "abc"), (task, "abc d")]
-    assert (other, task, "abc") in evaluate.misread(restorer, rows)
-    sentences = evaluate.read_test_sentences(path)
+    assert (other, task, "abc") in experiments.misread(restorer, rows)
+    sentences = experiments.read_test_sentences(path)
     assert [s.speaker for s in sentences] == ["adult", "child", ""]
-    read = list(evaluate.read_all(restorer, sentences[:2]))
-    classes, counts = evaluate.confusion(read)
+    read = list(experiments.read_all(restorer, sentences[:2]))
+    classes, counts = report.confusion(read)
     assert classes == list(CLASSES) and counts.sum() == 2
     assert counts[classes.index(task), classes.index(task)] == 1
     assert counts[classes.index(other), classes.index(task)] == 1
     assert report.summarise(read)["sentences"]["speakers"] == {"adult": 1.0, "child": 0.0}
     with pytest.raises(ValueError, match="'fog' for 'x'; expected one of noise"):
-        list(evaluate.read_all(restorer, [Sentence("fog", "", "x")]))
+        list(experiments.read_all(restorer, [LabelledSentence("fog", "", "x")]))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,7 @@ def test_bad_sentence_files(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "s.tsv"
     path.write_text(content, "utf-8")
     with pytest.raises(ValueError, match=said):
-        evaluate.read_sentences(path)
+        experiments.read_sentences(path)
 
 
 # --- tables and files --------------------------------------------------------------------------
@@ -191,11 +200,13 @@ def test_published_scores_have_the_published_averages(
     assert np.mean([s for _, s in scores]) == pytest.approx(ssim, abs=0.0011)
 
 
-def score_row(name: str, psnr: float, ssim: float) -> evaluate.Row:
+def score_row(name: str, psnr: float, ssim: float) -> report.Row:
     kinds = [f"{m}_{k}" for k in ("float", "8bit", "y", "y_swapped") for m in ("psnr", "ssim")]
-    row = {"test": "score", "set": name, "task": "noise", "image": "1", "protocol": "upstream"}
-    row |= {f"input_{kind}": 20.0 for kind in kinds}
-    return row | {f"restored_{kind}": psnr if "psnr" in kind else ssim for kind in kinds}
+    given = dict.fromkeys(kinds, 20.0)
+    restored = {kind: psnr if "psnr" in kind else ssim for kind in kinds}
+    return report.Row(
+        "score", name, "noise", "1", protocol="upstream", input=given, restored=restored
+    )
 
 
 def test_gap_to_the_paper() -> None:
@@ -211,14 +222,15 @@ def test_gap_to_the_paper() -> None:
     line = report.score_line(summary["score"][0])
     assert all(part in line for part in ("CBSD68 sigma 25", "31.00", "+11.00", "0.850"))
     assert not report.tables(report.summarise([score_row("mine", 30.0, 0.8)]))
-    whole = report.summarise([{**row, "protocol": "whole"} for row in rows])
+    whole = report.summarise([replace(row, protocol="whole") for row in rows])
     assert not whole["published"] and "--upstream" in report.tables(whole)
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = report.Report(tmp_path / "out", {"model": "tiny"})
     assert not list((tmp_path / "out").iterdir())  # results of an earlier run stay until the first
-    found.add([{**score_row("mine", 30.0, 0.8), "input_psnr_float": float("inf")}])
+    row = score_row("mine", 30.0, 0.8)
+    found.add([replace(row, input={**row.input, "psnr_float": float("inf")})])
     found.save()
     content = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert content["provenance"] == {"model": "tiny"}
@@ -240,7 +252,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sheet_shows_pictures_under_their_captions() -> None:
     pixels = [np.full((30, 200, 3), 60 * n, np.uint8) for n in range(3)]
     row = list(zip(("input 1.00 dB", "restored 2.00 dB", "target"), pixels, strict=True))
-    sheet = report.draw_sheet("a set", [row, row])
+    sheet = sheets.captioned("a set", [row, row])
     assert sheet.dtype == np.uint8
     for column, picture in enumerate(pixels):
         x = 8 + 208 * column
@@ -248,6 +260,16 @@ def test_sheet_shows_pictures_under_their_captions() -> None:
         assert where.sum() == 60
         caption = sheet[np.flatnonzero(where)[0] - 28 : np.flatnonzero(where)[0], x : x + 200]
         assert (caption < 100).any()
+
+
+def test_from_python_it_takes_three_lines(
+    restorer: Restorer, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = experiments.evaluate(
+        restorer, experiments.Evaluation(sets=[sets.synthetic(photos, "noise25")])
+    )
+    assert [row.test for row in found.rows] == ["score"] * 3
+    assert "CBSD68 noise25" in capsys.readouterr().out
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -277,7 +299,7 @@ def test_everything_with_one_command(
              "Wording", "Identity", "Chains", "sentences read right")  # fmt: skip
     assert not [part for part in parts if part not in printed]
     content = json.loads((out / "results.json").read_text("utf-8"))
-    assert content["provenance"]["sha256"] == checkpoint.sha256(weights)
+    assert content["provenance"]["sha256"] == files.sha256(weights)
     settings = {"limit": 2, "size": 32, "phrasings": 2, "upstream": True}
     assert content["provenance"]["settings"] == settings
     assert [s["images"] for s in content["summary"]["score"]] == [2, 2, 2, 1, 2]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..image import READABLE
-from ..text import NO_TASK, TASKS
+from ..pictures import READABLE
+from ..tasks import CLASSES
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _FIELDS = {"name": r"[^/]+", "scene": r"[^/]+", "n": r"\d+", "a": r"[^/_]+", "b"
 
 
 @dataclass(frozen=True)
-class Pair:
+class FilePair:
     """A picture to learn from; where `degraded` is None, it is synthesised from `clean`."""
 
     degraded: Path | None
@@ -40,7 +40,7 @@ class Collection:
 
     name: str
     task: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     report: str
     """Several lines: found, missing, of differing size, unreadable, left out."""
 
@@ -234,10 +234,10 @@ def clean_folder(folder: Path, task: str) -> Collection:
 
     Raises ValueError for an unknown task, and when there is no readable picture.
     """
-    if task not in (*TASKS, NO_TASK):
-        raise ValueError(f"{task}: expected a task, one of {', '.join((*TASKS, NO_TASK))}.")
+    if task not in CLASSES:
+        raise ValueError(f"{task}: expected a task, one of {', '.join(CLASSES)}.")
     files = list(_pictures(folder))
-    good, faults = _check([Pair(None, path) for path in files], folder)
+    good, faults = _check([FilePair(None, path) for path in files], folder)
     if not good:
         raise ValueError(
             f"{folder}: found {len(files)} pictures, none readable; expected clean photos as PNG, "
@@ -324,7 +324,7 @@ def _is_rain100l_test(files: Sequence[Path]) -> bool:
 @dataclass(frozen=True)
 class _Match:
     layout: Layout
-    pairs: list[Pair]
+    pairs: list[FilePair]
     no_clean: list[Path]
     no_degraded: list[Path]
     others: int
@@ -335,25 +335,25 @@ def _pairs_found(match: _Match) -> int:
 
 
 def _match(layout: Layout, folder: Path, files: Sequence[Path]) -> _Match:
-    """Pair the files by one layout, in the order of their paths."""
+    """FilePair the files by one layout, in the order of their paths."""
     clean_pattern, degraded_pattern = _pattern(layout.clean), _pattern(layout.degraded or "")
     fields = sorted(clean_pattern.groupindex.keys() & degraded_pattern.groupindex.keys())
     clean: dict[tuple[str, ...], Path] = {}
     degraded: list[tuple[tuple[str, ...], Path]] = []
-    pairs: list[Pair] = []
+    pairs: list[FilePair] = []
     others = 0
     for path in files:
         inner = path.relative_to(folder).with_suffix("").as_posix()
         if match := clean_pattern.fullmatch(inner):
             if layout.degraded is None:
-                pairs.append(Pair(None, path))
+                pairs.append(FilePair(None, path))
             else:
                 clean.setdefault(tuple(match[f] for f in fields), path)
         elif layout.degraded is not None and (match := degraded_pattern.fullmatch(inner)):
             degraded.append((tuple(match[f] for f in fields), path))
         else:
             others += 1
-    pairs += [Pair(path, clean[key]) for key, path in degraded if key in clean]
+    pairs += [FilePair(path, clean[key]) for key, path in degraded if key in clean]
     no_clean = [path for key, path in degraded if key not in clean]
     used = {key for key, _ in degraded}
     no_degraded = [path for key, path in clean.items() if key not in used]
@@ -372,11 +372,11 @@ def _pattern(layout: str) -> re.Pattern[str]:
     return re.compile(above + "/".join(parts), re.IGNORECASE)
 
 
-def _paths(pair: Pair) -> tuple[Path, Path]:
+def _paths(pair: FilePair) -> tuple[Path, Path]:
     return (pair.degraded or pair.clean, pair.clean)
 
 
-def _check(pairs: Sequence[Pair], folder: Path) -> tuple[list[Pair], list[str]]:
+def _check(pairs: Sequence[FilePair], folder: Path) -> tuple[list[FilePair], list[str]]:
     """The pairs that can be used, and lines of the report about the others."""
     sizes: dict[Path, tuple[int, int] | None] = {}  # a clean picture may have many partners
     good, unreadable, mismatched = [], [], []

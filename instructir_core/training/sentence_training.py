@@ -8,18 +8,19 @@ read words that the corpus lacks.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..tasks import CLASSES, NO_TASK
 from ..text import (
-    NO_TASK,
     HashedEncoder,
     HashedEncoderConfig,
     InstructionHead,
@@ -27,9 +28,8 @@ from ..text import (
     TransformersEncoder,
     tokenize,
 )
-from .instructions import CLASSES, Sentence, join, vary
-
-log = logging.getLogger(__name__)
+from .corpus import Sentence, join, vary
+from .streams import Stream, stream
 
 VARIANTS = 6
 """Times each corpus sentence is drawn as another person would type it."""
@@ -50,7 +50,7 @@ def _targets(tasks: Sequence[str]) -> Tensor:
 def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Tensor, list[str]]:
     """Varied sentences, plus pairs of requests joined into one, their (N, 8) targets and their
     languages."""
-    rng = np.random.default_rng((seed, 1))
+    rng = stream(seed, Stream.EXAMPLES)
     texts, targets, languages = [], [], []
     for sentence in corpus:
         # Hand-written sentences say what no pattern does, and are far fewer.
@@ -96,15 +96,14 @@ def refit_classes(
     Training with pictures shows one task at a time, after which the head hardly admits a second.
     The embeddings, and so the pictures, stay exactly as they are.
     """
-    some = np.random.default_rng((seed, 8)).permutation(len(corpus))[: examples // VARIANTS]
+    some = stream(seed, Stream.CLASS_SENTENCES).permutation(len(corpus))[: examples // VARIANTS]
     texts, targets, _ = build_examples([corpus[i] for i in some], seed)
     with torch.no_grad():
         embeddings = head(encode_all(encoder, texts))[0]
     optimizer = torch.optim.AdamW(head.fc2.parameters(), lr=0.02, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    rng = np.random.default_rng((seed, 6))
-    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
-    weights /= weights.sum()
+    rng = stream(seed, Stream.CLASS_BATCHES)
+    weights = _equal_shares(targets)
     head.fc2.requires_grad_(True)
     for _ in range(steps):
         rows = rng.choice(len(texts), 1024, p=weights)
@@ -116,11 +115,40 @@ def refit_classes(
     head.requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a teacher says of some of the examples, and of single words."""
+
+    vectors: Tensor
+    """(taught + words, W) unit vectors."""
+    of_example: npt.NDArray[np.int64]
+    """Row of each example; -1 for those that were not taught."""
+    words: list[str]
+    """Their rows come last."""
+
+
+def _ask(teacher: Path, texts: Sequence[str], languages: Sequence[str], seed: int) -> Lessons:
+    """Ask about some examples of the teacher's language, and about every word it knows or meets."""
+    guide = TransformersEncoder(teacher)
+    known = np.array([language == TEACHERS_LANGUAGE for language in languages]).nonzero()[0]
+    taught = stream(seed, Stream.LESSONS).permutation(known)[:TAUGHT]
+    of_example = np.full(len(texts), -1)
+    of_example[taught] = np.arange(len(taught))
+    vocabulary = {w for w in guide.tokenizer.get_vocab() if w.isalpha() and len(w) > 2}
+    words = sorted(vocabulary | {w for i in known for w in _tokens(texts[int(i)])})
+    return Lessons(encode_all(guide, [*(texts[i] for i in taught), *words]), of_example, words)
+
+
+def _tokens(text: str) -> list[str]:
+    return tokenize(text)[:64]
+
+
 def train_sentences(
     corpus: Sequence[Sentence],
     seed: int = 0,
     steps: int = 3000,
     batch: int = 256,
+    *,
     teacher: Path | None = None,
     embedding_width: int = 256,
     config: HashedEncoderConfig | None = None,
@@ -132,40 +160,21 @@ def train_sentences(
     follow them, then hardly change. Theirs stay as they are; copies are returned.
     """
     torch.manual_seed(seed)
-    if start is not None:
-        encoder, head = copy.deepcopy(start[0]), copy.deepcopy(start[1])
-        encoder.requires_grad_(True)
-        head.requires_grad_(True)
-    else:
-        encoder = HashedEncoder(config or HashedEncoderConfig())
-        head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
-        nn.init.normal_(encoder.table.weight, std=0.3)
-        nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
-
+    encoder, head = _parts(embedding_width, config, start)
     texts, targets, languages = build_examples(corpus, seed)
-    tokens = [tokenize(t)[:64] for t in texts]
-    words: list[str] = []
+    tokens = [_tokens(t) for t in texts]
+    lessons = None
     student_to_teacher = nn.Linear(encoder.width, 384)
-    lessons = torch.empty(0)
-    lesson_of = np.full(len(texts), -1)
     if teacher is not None:
-        guide = TransformersEncoder(teacher)
-        student_to_teacher = nn.Linear(encoder.width, guide.width)
-        known = np.array([language == TEACHERS_LANGUAGE for language in languages]).nonzero()[0]
-        taught = np.random.default_rng((seed, 7)).permutation(known)[:TAUGHT]
-        lesson_of[taught] = np.arange(len(taught))
-        vocabulary = {w for w in guide.tokenizer.get_vocab() if w.isalpha() and len(w) > 2}
-        words = sorted(vocabulary | {w for i in known for w in tokens[i]})
-        lessons = encode_all(guide, [*(texts[i] for i in taught), *words])
-    word_tokens = [[w] for w in words]
+        lessons = _ask(teacher, texts, languages, seed)
+        student_to_teacher = nn.Linear(encoder.width, lessons.vectors.shape[1])
+    words = lessons.words if lessons is not None else []
 
     parameters = [*encoder.parameters(), *head.parameters(), *student_to_teacher.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    rng = np.random.default_rng((seed, 2))
-    # Equal share per class, whatever the corpus holds of each.
-    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
-    weights /= weights.sum()
+    rng = stream(seed, Stream.SENTENCE_BATCHES)
+    weights = _equal_shares(targets)
     encoder.train()
     bar = tqdm(range(steps), desc="sentences")
     for step in bar:
@@ -174,17 +183,13 @@ def train_sentences(
         drop = torch.from_numpy(rng.random(sum(map(len, batch_tokens))) < 0.15)
         extra = rng.integers(len(words), size=batch) if words else np.empty(0, np.int64)
         both = encoder(
-            [*batch_tokens, *(word_tokens[i] for i in extra)],
+            [*batch_tokens, *([words[i]] for i in extra)],
             torch.cat([drop, torch.zeros(len(extra), dtype=torch.bool)]),
         )
         _, logits = head(both[:batch])
         loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
-        if words:
-            asked = np.concatenate([lesson_of[rows], len(lessons) - len(words) + extra])
-            known_rows = (asked >= 0).nonzero()[0]
-            guess = F.normalize(student_to_teacher(both[known_rows]), dim=-1)
-            alike = (guess * lessons[asked[known_rows]]).sum(-1)
-            loss = loss + 2.0 * (1.0 - alike.mean())
+        if lessons is not None:
+            loss = loss + 2.0 * _distance(lessons, both, rows, extra, student_to_teacher)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -193,3 +198,45 @@ def train_sentences(
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
     return encoder.eval(), head.eval()
+
+
+def _parts(
+    embedding_width: int,
+    config: HashedEncoderConfig | None,
+    start: tuple[HashedEncoder, InstructionHead] | None,
+) -> tuple[HashedEncoder, InstructionHead]:
+    """New encoder and head, or copies of those to start from, ready to learn."""
+    if start is not None:
+        encoder, head = copy.deepcopy(start[0]), copy.deepcopy(start[1])
+        encoder.requires_grad_(True)
+        head.requires_grad_(True)
+        return encoder, head
+    encoder = HashedEncoder(config or HashedEncoderConfig())
+    head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
+    nn.init.normal_(encoder.table.weight, std=0.3)
+    nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
+    return encoder, head
+
+
+def _equal_shares(targets: Tensor) -> npt.NDArray[np.float64]:
+    """How often to draw each example, so that every class has the same share of the draws."""
+    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+def _distance(
+    lessons: Lessons,
+    vectors: Tensor,
+    rows: npt.NDArray[np.int64],
+    extra: npt.NDArray[np.int64],
+    to_teacher: nn.Module,
+) -> Tensor:
+    """1 less the mean cosine to the teacher's vectors, of the examples ``rows`` where they were
+    taught, and of the words ``extra``."""
+    first_word = len(lessons.vectors) - len(lessons.words)
+    asked = np.concatenate([lessons.of_example[rows], first_word + extra])
+    known = (asked >= 0).nonzero()[0]
+    guess = F.normalize(to_teacher(vectors[known]), dim=-1)
+    alike = (guess * lessons.vectors[asked[known]]).sum(-1)
+    return 1.0 - alike.mean()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from . import image as pictures
-from .text import NO_TASK, TASKS
+from .. import pictures
+from ..tasks import NO_TASK, TASKS
 
 Pixels = npt.NDArray[Any]
-Recipe = Callable[[Pixels, str], Pixels]
+Degrade = Callable[[Pixels, str], Pixels]
 """A clean (H, W, 3) float32 image in [0, 1] and its name -> the same shape, degraded."""
 
 SIGMAS = (15, 25, 50)
@@ -116,7 +116,7 @@ def synthetic(folder: Path, recipe: str, name: str = "", size: int | None = None
 def held_out(photos: Path, skip: Sequence[str] = ()) -> list[ImageSet]:
     """What training holds out of a folder of photos: a set for each task, and clean pictures with
     a sentence that asks for nothing."""
-    from .training.dataset import held_out_pairs, photo_files, split_held_out
+    from ..training.samples import held_out_pairs, photo_files, split_held_out
 
     held = split_held_out(photo_files(photos, skip))[1]
 
@@ -189,11 +189,11 @@ def _pair(name: str, degraded: Pixels, clean: Pixels) -> Pair:
 # --- recipes -----------------------------------------------------------------------------------
 
 
-def parse_recipe(text: str) -> tuple[str, Recipe]:
+def parse_recipe(text: str) -> tuple[str, Degrade]:
     """The task and the degradation of "noise25", "sr4", or a task's name ("haze").
 
     "noiseS" is the paper's noise of sigma S, "srF" its bicubic down-sampling by F; a task's name
-    is that of `training.degradations`, drawn from the picture's name so that no other picture
+    is its of `training.recipes`, drawn from the picture's name so that no other picture
     changes it. Raises ValueError for anything else.
     """
     match = re.fullmatch(r"(noise|sr)(\d+)", text)
@@ -207,7 +207,7 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
             f"(sr4), or one of {', '.join(TASKS)}. Choose one of these."
         )
     try:
-        from .training.degradations import TASKS as degradations  # needs SciPy
+        from ..training.recipes import RECIPES  # needs SciPy
     except ImportError as exc:
         raise ValueError(
             f"The recipe {text!r} needs a package that is not installed ({exc}). Install the "
@@ -216,7 +216,7 @@ def parse_recipe(text: str) -> tuple[str, Recipe]:
 
     def degrade(clean: Pixels, name: str) -> Pixels:
         rng = np.random.default_rng((zlib.crc32(text.encode()), zlib.crc32(name.encode())))
-        return degradations[text](np.ascontiguousarray(clean, np.float32), rng)
+        return RECIPES[text].degrade(np.ascontiguousarray(clean, np.float32), rng)
 
     return text, degrade
 
@@ -256,23 +256,36 @@ class Standard:
     """How many pictures the published scores are means of."""
     folders: tuple[str, ...]
     """Its folder's name, or its parent's and its own, in lower-case letters and digits only."""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """How its clean pictures are degraded, and what is added to its name then; a set without
+    holds pairs."""
+    has_scenes: bool = False
+    """As released, it has a folder for each scene."""
+
+    @property
+    def names(self) -> list[str]:
+        """What its sets are called in results and in `published`."""
+        return [f"{self.name} {label}" for label in self.recipes.values()] or [self.name]
+
+
+_NOISE = {f"noise{sigma}": f"sigma {sigma}" for sigma in SIGMAS}
 
 
 SUITE = (
-    Standard("CBSD68", "noise", 68, ("cbsd68",)),
-    Standard("Urban100", "noise", 100, ("urban100",)),
-    Standard("Kodak24", "noise", 24, ("kodak24", "kodak")),
-    Standard("McMaster", "noise", 18, ("mcmaster",)),
+    Standard("CBSD68", "noise", 68, ("cbsd68",), _NOISE),
+    Standard("Urban100", "noise", 100, ("urban100",), _NOISE),
+    Standard("Kodak24", "noise", 24, ("kodak24", "kodak"), _NOISE),
+    Standard("McMaster", "noise", 18, ("mcmaster",), _NOISE),
     Standard("Rain100L", "rain", 100, ("rain100l",)),
     Standard("Rain100H", "rain", 100, ("rain100h",)),
     Standard("Rain12", "rain", 12, ("rain12",)),
     Standard("SOTS-outdoor", "haze", 500, ("sotsoutdoor", "sots")),
     Standard("SOTS-indoor", "haze", 500, ("sotsindoor",)),
-    Standard("GoPro", "blur", 1111, ("gopro", "goprolarge")),
+    Standard("GoPro", "blur", 1111, ("gopro", "goprolarge"), has_scenes=True),
     Standard("LOL", "lol", 15, ("lol", "lolv1", "loldataset")),
     Standard("MIT5K", "en", 498, ("mit5k", "fivek", "mitadobefivek")),
 )
-"""Sets of noise hold clean pictures, the others pairs. SOTS alone is upstream's outdoor half."""
+"""SOTS alone is upstream's outdoor half."""
 
 _SPLITS = ("test", "eval15", "testing")
 _CLEAN = ("originalpng", "original", "clean", "gt", "target", "hr")
@@ -297,7 +310,7 @@ def find_suite(root: Path) -> tuple[list[ImageSet], list[str]]:
             if name in (_plain(place.name), _plain(place.parent.name + place.name))
         ]
         for place in known:
-            found = _noisy(standard, place) if standard.task == "noise" else _pairs(standard, place)
+            found = (_degraded if standard.recipes else _pairs)(standard, place)
             if found:
                 sets += found
                 if found[0].count != standard.images:
@@ -319,7 +332,7 @@ def find_suite(root: Path) -> tuple[list[ImageSet], list[str]]:
 
 def published_images(name: str) -> int | None:
     """How many pictures the set of this name has when complete; None for an unknown one."""
-    return next((s.images for s in SUITE if s.name == name.split(" sigma ")[0]), None)
+    return next((s.images for s in SUITE if name in s.names), None)
 
 
 def _plain(name: str) -> str:
@@ -334,18 +347,19 @@ def _child(folder: Path, names: Sequence[str]) -> Path | None:
     return next((p for n in names for p in _folders(folder) if _plain(p.name) == n), None)
 
 
-def _noisy(standard: Standard, folder: Path) -> list[ImageSet]:
+def _degraded(standard: Standard, folder: Path) -> list[ImageSet]:
     holder = folder if _pictures(folder) else _child(folder, _CLEAN)
     if holder is None or not _pictures(holder):
         return []
-    return [synthetic(holder, f"noise{s}", f"{standard.name} sigma {s}") for s in SIGMAS]
+    named = zip(standard.recipes, standard.names, strict=True)
+    return [synthetic(holder, recipe, name) for recipe, name in named]
 
 
 def _pairs(standard: Standard, folder: Path) -> list[ImageSet]:
     folder = _child(folder, _SPLITS) or folder
     places = [folder]
-    if standard.name == "GoPro" and _child(folder, _INPUTS) is None:
-        places = _folders(folder)  # as released, it has a folder for each scene
+    if standard.has_scenes and _child(folder, _INPUTS) is None:
+        places = _folders(folder)
     both = [(_child(p, _INPUTS), _child(p, _TARGETS)) for p in places]
     folders = [(i, t) for i, t in both if i is not None and t is not None]
     return [paired(standard.name, standard.task, folders)] if folders else []

@@ -10,21 +10,63 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
-from . import __version__, checkpoint
-from . import image as pictures
-from .evaluate import UPSTREAM, Pictures, Row, confusion
-from .metrics import CONVENTIONS, Pixels, to_8bit
-from .pipeline import Restorer
+from .. import __version__, sheets
+from ..files import sha256, write_atomically
+from ..pipeline import Restorer
+from ..tasks import CLASSES
+from .metrics import CONVENTIONS, Pixels
 from .published import NOISY_INPUT, PUBLISHED, VARIANTS
-from .testsets import published_images
+from .sets import published_images
 
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. What its experiment knows nothing of is None or empty."""
+
+    test: str
+    """Which experiment: score, wording, identity, chain or sentences."""
+    set: str
+    task: str | None = None
+    image: str = ""
+    sentence: str | None = None
+    read_as: str | None = None
+    """The task that was read in the sentence."""
+    speaker: str | None = None
+    protocol: str | None = None
+    """`WHOLE` or `UPSTREAM`."""
+    height: int | None = None
+    width: int | None = None
+    link: int | None = None
+    """Of a chain: how many instructions were carried out."""
+    psnr_float: float | None = None
+    psnr_8bit: float | None = None
+    input: Mapping[str, float] = field(default_factory=dict)
+    """Scores of `metrics.CONVENTIONS`, of what was given and of what came out."""
+    restored: Mapping[str, float] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """What is known, flat, as files hold it: ``input_psnr_float`` and so on."""
+        flat: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                flat |= {f"{name}_{score}": number for score, number in value.items()}
+            elif value is not None:
+                flat[name] = value
+        return flat
+
+
+Captioned = list[tuple[str, Pixels]]
+"""Captions and (H, W, 3) pictures to look at beside a row."""
+WHOLE, UPSTREAM = "whole", "upstream"
+"""How a row was scored: as people get a picture, or as upstream's own code scores it."""
 Summary = dict[str, Any]
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -36,8 +78,8 @@ def summarise(rows: Sequence[Row]) -> Summary:
     def of(test: str, *keys: str) -> dict[tuple[Any, ...], list[Row]]:
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
-            if row["test"] == test:
-                groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+            if row.test == test:
+                groups.setdefault(tuple(getattr(row, k) for k in keys), []).append(row)
         return groups
 
     summary: Summary = {
@@ -51,7 +93,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
             {
                 "set": name,
                 "link": link,
-                "task": group[0].get("task", ""),
+                "task": group[0].task or "",
                 "images": len(group),
                 **_mean_and_least(group),
             }
@@ -59,7 +101,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         ],
     }
     summary["published"] = beside_published(summary["score"])
-    sentences = [row for row in rows if row["test"] == "sentences"]
+    sentences = [row for row in rows if row.test == "sentences"]
     if sentences:
         classes, counts = confusion(sentences)
         speakers = {
@@ -79,16 +121,16 @@ def summarise_scores(rows: Sequence[Row]) -> Summary:
     """The means of one set's rows, and what restoring gained."""
     first = rows[0]
     means = {
-        key: float(np.mean([row[key] for row in rows]))
-        for key in first
-        if key.startswith(("input_", "restored_"))
+        f"{stage}_{name}": float(np.mean([getattr(row, stage)[name] for row in rows]))
+        for stage in ("input", "restored")
+        for name in getattr(first, stage)
     }
     gains = {
         f"gain_{name}": means[f"restored_{name}"] - means[f"input_{name}"]
         for name in CONVENTIONS
         if name.startswith("psnr") and math.isfinite(means.get(f"input_{name}", math.inf))
     }
-    told = {key: first[key] for key in ("set", "task", "protocol")}
+    told = {"set": first.set, "task": first.task, "protocol": first.protocol}
     return {**told, "images": len(rows), **means, **gains}
 
 
@@ -118,15 +160,15 @@ def beside_published(scores: Sequence[Summary]) -> list[Summary]:
 def _wording(rows: Sequence[Row]) -> Summary:
     by_image: dict[str, list[Row]] = {}
     for row in rows:
-        by_image.setdefault(row["image"], []).append(row)
+        by_image.setdefault(row.image, []).append(row)
     summary: Summary = {
-        "set": rows[0]["set"],
+        "set": rows[0].set,
         "images": len(by_image),
         "phrasings": len(rows) // len(by_image),
         "read_right": _share_read(rows),
     }
     for name in ("psnr_float", "psnr_8bit"):
-        values = [[row[name] for row in group] for group in by_image.values()]
+        values = [[getattr(row, name) for row in group] for group in by_image.values()]
         summary[f"{name}_mean"] = float(np.mean([np.mean(v) for v in values]))
         summary[f"{name}_std"] = float(np.mean([np.std(v) for v in values]))
         summary[f"{name}_worst"] = float(np.mean([np.min(v) for v in values]))
@@ -135,20 +177,30 @@ def _wording(rows: Sequence[Row]) -> Summary:
 
 def _mean_and_least(rows: Sequence[Row]) -> Summary:
     return {
-        f"{name}_{label}": float(reduce([row[name] for row in rows]))
+        f"{name}_{label}": float(reduce([getattr(row, name) for row in rows]))
         for name in ("psnr_float", "psnr_8bit")
         for label, reduce in (("mean", np.mean), ("least", np.min))
     }
 
 
 def _share_read(rows: Sequence[Row]) -> float:
-    return sum(row["task"] == row["read_as"] for row in rows) / len(rows)
+    return sum(row.task == row.read_as for row in rows) / len(rows)
+
+
+def confusion(rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """(classes, counts) of sentences: a row for each task, a column for each reading."""
+    classes = [*CLASSES]
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row in rows:
+        counts[classes.index(row.task or ""), classes.index(row.read_as or "")] += 1
+    return classes, counts
 
 
 # --- tables ------------------------------------------------------------------------------------
 
 _SCORED = {
-    True: "float: the unclamped output on a crop to multiples of 16, as InstructIR's code scores it",
+    True: "float: the unclamped output on a crop to multiples of 16, as InstructIR's code "
+    "scores it",
     False: "float: the whole picture, clamped, not rounded",
 }
 
@@ -208,12 +260,14 @@ def tables(summary: Summary) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+_HINT = "The paper scores crops to multiples of 16, unclamped: --upstream sets ours beside it."
+
+
 def _published_table(summary: Summary) -> str:
     published = summary["published"]
     if not published:
         known_sets = [s["set"] for s in summary["score"] if s["set"] in PUBLISHED]
-        hint = "The paper scores crops to multiples of 16, unclamped: --upstream sets ours beside it."
-        return hint if known_sets else ""
+        return _HINT if known_sets else ""
     lines = ["Beside the paper: published score, and ours less it (PSNR and SSIM, float, RGB)"]
     lines.append(f"{'set':<22}{'':<6}{'ours':>7}" + "".join(f"{v:>15}" for v in VARIANTS))
     for ours in summary["score"]:
@@ -281,7 +335,7 @@ class Report:
     def __init__(self, folder: Path | None, provenance: Mapping[str, Any]) -> None:
         self.folder, self.provenance = folder, dict(provenance)
         self.rows: list[Row] = []
-        self.sheets: dict[str, list[Pictures]] = {}
+        self.shown: dict[str, list[Captioned]] = {}
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -296,71 +350,46 @@ class Report:
         """Keep rows."""
         self.rows += rows
 
-    def show(self, name: str, shown: Pictures, index: int, count: int) -> None:
+    def show(self, name: str, shown: Captioned, index: int, count: int) -> None:
         """Keep small copies for the sheet of a set if this is one of its evenly spread rows."""
-        sheet = self.sheets.setdefault(name, [])
+        sheet = self.shown.setdefault(name, [])
         if self.folder and len(sheet) < SHEET_ROWS and index % max(1, count // SHEET_ROWS) == 0:
-            sheet.append([(caption, _small(pixels)) for caption, pixels in shown])
+            sheet.append(
+                [(caption, sheets.shrink(pixels, _SHEET_WIDTH)) for caption, pixels in shown]
+            )
+
+    @property
+    def text(self) -> str:
+        """The tables of what was collected so far, but for that of the scores."""
+        return tables(summarise(self.rows))
 
     def save(self) -> None:
         """Write what was collected so far, if there is a folder."""
         if self.folder is None:
             return
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        flat = [row.columns() for row in self.rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
-        checkpoint.write_atomically(self.folder / "results.csv", text.getvalue().encode())
+        writer.writerows(flat)
+        write_atomically(self.folder / "results.csv", text.getvalue().encode())
         result = {
             "provenance": self.provenance,
             "conventions": CONVENTIONS,
             "summary": summarise(self.rows),
-            "rows": self.rows,
+            "rows": flat,
         }
         content = json.dumps(_finite(result), indent=1, ensure_ascii=False, allow_nan=False)
-        checkpoint.write_atomically(self.folder / "results.json", content.encode())
-        for name, rows in self.sheets.items():
+        write_atomically(self.folder / "results.json", content.encode())
+        for name, rows in self.shown.items():
             if rows:
                 slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-                sheet = draw_sheet(name, rows).astype(np.float32) / np.float32(255)
-                pictures.write(self.folder / f"sheet-{slug}.png", pictures.Picture(sheet))
+                sheets.write(self.folder / f"sheet-{slug}.png", sheets.captioned(name, rows))
 
 
 SHEET_ROWS = 4
 _SHEET_WIDTH = 480
-
-
-def draw_sheet(title: str, rows: Sequence[Pictures]) -> Pixels:
-    """A row of pictures for each entry, each under its caption -> (H, W, 3) uint8."""
-    font, gap, line = ImageFont.load_default(18), 8, 28
-    columns = max(len(row) for row in rows)
-    width = max(
-        max(pixels.shape[1], math.ceil(font.getlength(caption)))
-        for row in rows
-        for caption, pixels in row
-    )
-    heights = [max(pixels.shape[0] for _, pixels in row) for row in rows]
-    size = (columns * (width + gap) + gap, sum(h + gap + line for h in heights) + line + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, gap), title, "black", font)
-    y = line + gap
-    for row, height in zip(rows, heights, strict=True):
-        for column, (caption, pixels) in enumerate(row):
-            x = gap + column * (width + gap)
-            draw.text((x, y), caption, "black", font)
-            sheet.paste(Image.fromarray(pixels), (x, y + line))
-        y += height + gap + line
-    return np.asarray(sheet)
-
-
-def _small(pixels: Pixels) -> Pixels:
-    image = Image.fromarray(to_8bit(pixels))
-    if image.width <= _SHEET_WIDTH:  # enlarging would hide what was done
-        return np.asarray(image)
-    height = max(1, round(_SHEET_WIDTH * image.height / image.width))
-    return np.asarray(image.resize((_SHEET_WIDTH, height), Image.Resampling.LANCZOS))
 
 
 def _finite(value: Any) -> Any:
@@ -380,7 +409,7 @@ def provenance(restorer: Restorer, weights: Path, **settings: Any) -> dict[str, 
     return {
         "model": restorer.name,
         "file": weights.name,
-        "sha256": checkpoint.sha256(weights),
+        "sha256": sha256(weights),
         "tasks": list(restorer.reader.tasks) if restorer.reader else [],
         "device": device,
         "dtype": str(restorer.dtype).removeprefix("torch."),

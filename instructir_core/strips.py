@@ -14,33 +14,19 @@ convolution is one matrix product.
 from __future__ import annotations
 
 import ctypes
-import gc
-import logging
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock, NetworkConfig
-from .tiles import MIN_TILE
+from .memory import strip_bytes
+from .model import InstructionBlock, InstructIR, LayerNorm2d, NAFBlock
 
-log = logging.getLogger(__name__)
-
-CPU_STRIP = 4 << 20
-"""Bytes of a strip's widest tensor on a CPU.
-
-Smaller strips stay in the caches but cost more calls, larger ones the other way round."""
-GPU_STRIP = 1 << 27
-"""The same on a GPU, where fewer and larger launches are faster."""
 HUGE_PAGE = 2 << 20
 """Bytes from which on memory is asked for in huge pages (x86-64)."""
-SMALLEST_RETRY = 256
-"""Below tiles of this side in pixels an out-of-memory error is given up on."""
 
 
 @dataclass(frozen=True)
@@ -72,186 +58,6 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     return memory
 
 
-def strips_for(device: torch.device) -> Strips:
-    """The strip size that runs fastest on a device."""
-    return Strips(CPU_STRIP if device.type == "cpu" else GPU_STRIP)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a picture is restored: exactly in strips, or, where memory is short, in tiles.
-
-    `Restorer.restore` carries out the very plan it is given.
-    """
-
-    config: NetworkConfig
-    value: int
-    """Bytes of one value of a feature map: 4 for float32, 2 for half precision."""
-    height: int
-    width: int
-    strip: int
-    """Bytes of a strip's widest tensor, see `Strips`."""
-    tile: int | None = None
-    """Side of the approximate tiles in pixels, or None: exact."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the result is that of the whole picture at once."""
-        return self.tile is None or self.tile >= max(self.height, self.width)
-
-    @property
-    def rows(self) -> int:
-        """Rows per strip at full resolution."""
-        height, width = self._piece
-        return max(2, min(height, self.strip // self._row(width)))
-
-    @property
-    def bytes(self) -> int:
-        """Memory at the peak, beside the weights, the input and the result."""
-        return self.maps + 5 * self.strip_used
-
-    @property
-    def maps(self) -> int:
-        """Bytes of the two feature maps of full resolution, without which nothing is exact."""
-        height, width = self._piece
-        multiple = self.config.multiple
-        return (height + -height % multiple) * self._row(width)
-
-    @property
-    def strip_used(self) -> int:
-        """Bytes of the widest tensor of the rows that are taken at a time."""
-        return self.rows * self._row(self._piece[1])
-
-    @property
-    def _piece(self) -> tuple[int, int]:
-        """Height and width of what the network sees at once."""
-        tile = self.tile or max(self.height, self.width)
-        return min(tile, self.height), min(tile, self.width)
-
-    def _row(self, width: int) -> int:
-        """Bytes of one row of a block's widest tensor, or of the two maps: twice the channels."""
-        return 2 * self.config.width * self.value * (width + -width % self.config.multiple)
-
-    def within(self, free: int) -> Plan:
-        """The same with strips that fit into ``free`` bytes, of two rows at the least."""
-        least = 2 * self._row(self._piece[1])
-        return replace(self, strip=max(least, min(self.strip, (free - self.maps) // 5)))
-
-    def smaller(self) -> Plan | None:
-        """What to try after memory ran out: smaller strips, then smaller tiles; None: nothing.
-
-        Large steps, because every failed trial costs up to a whole run.
-        """
-        least = 2 * self._row(self._piece[1])
-        if self.strip_used > least:
-            return replace(self, strip=max(least, self.strip_used // 8))
-        side = max(self._piece)
-        tile = max(SMALLEST_RETRY, side // 2 // 16 * 16)
-        return replace(self, tile=tile, strip=1) if tile < side else None
-
-    def __str__(self) -> str:
-        size = f"{self.width} x {self.height}: "
-        if not self.exact:
-            kind = f"approximate tiles of {self.tile} px"
-        elif self.rows >= self.height:
-            kind = "exact, whole"
-        else:
-            kind = f"exact, in strips of {self.rows} rows"
-        return f"{size}{kind}, about {self.bytes / 2**20:.0f} MiB at the peak"
-
-
-def plan(
-    config: NetworkConfig,
-    height: int,
-    width: int,
-    value: int = 4,
-    free: int | None = None,
-    strip: int = CPU_STRIP,
-    tile: int | None = None,
-) -> Plan:
-    """Choose how to restore one picture in ``free`` bytes (None: plenty).
-
-    Where they are short, strips get smaller first, down to two rows, and the result stays exact;
-    tiles are taken only where two feature maps do not fit. A ``tile`` asked for is kept.
-    """
-    chosen = Plan(config, value, height, width, strip, tile)
-    if free is None:
-        return chosen
-    if tile is None and chosen.maps > free:
-        chosen = replace(chosen, strip=1, tile=max(height, width))
-        while (side := chosen.tile or MIN_TILE) > MIN_TILE and chosen.bytes > free:
-            chosen = replace(chosen, tile=max(MIN_TILE, side * 3 // 4 // 16 * 16))
-        chosen = replace(chosen, strip=strip)
-    return chosen.within(free)
-
-
-Result = TypeVar("Result")
-
-
-def with_smaller_pieces(
-    run: Callable[[Plan], Result],
-    plan: Plan,
-    *,
-    is_out_of_memory: Callable[[BaseException], bool] | None = None,
-    release: Callable[[], None] | None = None,
-) -> tuple[Result, Plan]:
-    """``run(plan)``, with smaller pieces after each out-of-memory error; also the plan that did.
-
-    ``is_out_of_memory`` tells such errors, ``release`` gives cached memory back. Raises
-    `torch.OutOfMemoryError` when not even the smallest pieces fit.
-    """
-    runs_short = is_out_of_memory or ran_out_of_memory
-    while True:
-        try:
-            return run(plan), plan
-        except Exception as error:
-            if not runs_short(error):
-                raise
-            smaller = plan.smaller()
-            if smaller is None:
-                raise torch.OutOfMemoryError(
-                    f"Found too little memory even for the smallest pieces ({plan}); expected "
-                    "that much to be free. Close other programs, or make the picture smaller."
-                ) from error
-            message = (str(error).splitlines() or [type(error).__name__])[0]
-        # Outside the except block, where the error no longer holds the failed call's tensors.
-        log.warning("Out of memory (%s); trying again: %s.", message, smaller)
-        gc.collect()
-        (release or _release)()
-        plan = smaller
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether smaller pieces may help."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # A CPU's allocator raises a plain RuntimeError.
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def _release() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes free on a device; None where the system does not say."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + cached
-    if device.type == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        except OSError:
-            return None
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
 def count_blocks(network: InstructIR) -> int:
     """How often `run` calls ``advance``."""
     config = network.config
@@ -280,6 +86,7 @@ def run(
     network: InstructIR,
     image: Tensor,
     embedding: Tensor,
+    *,
     advance: Callable[[], None] = lambda: None,
     strips: Strips | None = None,
 ) -> Tensor:
@@ -290,7 +97,7 @@ def run(
     picture. The result is that of ``forward`` on the mirrored picture, cropped back.
     ``advance()`` runs after each of `count_blocks` blocks and may raise to stop.
     """
-    strips = strips or strips_for(image.device)
+    strips = strips or Strips(strip_bytes(image.device))
     height, width = image.shape[-2:]
     padded = _rows(mirrored(image, network.config.multiple))
 
@@ -299,14 +106,14 @@ def run(
     ) -> None:
         for block in plain.children():
             assert isinstance(block, NAFBlock)
-            _block(x, gated, block, None, None, strips)
+            _block(x, gated, block, None, strips)
             advance()
         if condition is not None:
             assert isinstance(condition, InstructionBlock)
             gate = torch.sigmoid(condition.fc(embedding))[0]
             scale = condition.gamma.flatten() * gate
             shift = condition.beta.flatten() * gate
-            _block(x, gated, condition.block, scale, shift, strips)
+            _block(x, gated, condition.block, (scale, shift), strips)
             advance()
 
     def level(depth: int, x: Tensor, spare: Tensor) -> None:
@@ -337,27 +144,28 @@ def run(
     return restored.permute(2, 0, 1)[None]
 
 
+Affine = tuple[Tensor, Tensor]
+"""Scale and shift, (C,) each."""
+
+
 def _block(
-    x: Tensor,
-    gated: Tensor,
-    block: NAFBlock,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    strips: Strips,
+    x: Tensor, gated: Tensor, block: NAFBlock, affine: Affine | None, strips: Strips
 ) -> None:
     """One NAFNet block on (H, W, C), in place; what ``gated`` (H, W, C) held is lost.
 
-    With ``scale`` and ``shift`` (C,) it is an instruction block: ``block(x * scale + shift) + x``.
+    With an ``affine`` it is an instruction block: ``block(x * scale + shift) + x``.
     """
+    mean = _gate(x, gated, block, affine, strips)
+    _apply(x, gated, block, affine, mean, strips)
+
+
+def _gate(
+    x: Tensor, gated: Tensor, block: NAFBlock, affine: Affine | None, strips: Strips
+) -> Tensor:
+    """First half: norm, 1x1, depthwise 3x3 and gate, into ``gated``; the gate's (C,) average."""
     height, width, channels = x.shape
     double = 2 * channels
-    rows = strips.rows(x, double)
-    sca = block.sca[1]
-    assert isinstance(sca, nn.Conv2d) and sca.bias is not None
-    assert block.conv3.bias is not None and block.conv5.bias is not None
-
-    # Pass 1: norm, 1x1, depthwise 3x3, gate; and the average of what the gate lets through.
-    weight1, bias1 = _folded_norm(block.norm1, block.conv1)
+    weight, bias = _folded_norm(block.norm1, block.conv1)
     total = torch.zeros(channels, dtype=torch.float64 if x.device.type != "mps" else torch.float32,
                         device=x.device)  # fmt: skip
 
@@ -374,11 +182,12 @@ def _block(
     # Two rows of the strip above and two of this one: the rows between see both. Past the border
     # there is nothing.
     seam = x.new_zeros(4, width, double)
-    for a, b in _spans(height, rows):
+    for a, b in _spans(height, strips.rows(x, double)):
         part = x[a:b]
-        if scale is not None and shift is not None:
+        if affine is not None:
+            scale, shift = affine
             part = torch.addcmul(shift, part, scale)
-        wide = _conv1x1(_normed(part), weight1, bias1)
+        wide = _conv1x1(_normed(part), weight, bias)
         if b - a == height:
             gate(wide, 0, 1)
             break
@@ -394,15 +203,23 @@ def _block(
     else:
         seam[2] = 0.0
         gate(seam[:3], height - 1, 0)
+    return (total / (height * width)).to(x.dtype)
 
-    # Pass 2: attention and 1x1 into the residual, then the feed-forward half.
-    mean = (total / (height * width)).to(x.dtype)
+
+def _apply(
+    x: Tensor, gated: Tensor, block: NAFBlock, affine: Affine | None, mean: Tensor, strips: Strips
+) -> None:
+    """Second half: attention by the ``mean`` and 1x1 into the residual, then feed-forward."""
+    height, _, channels = x.shape
+    sca = block.sca[1]
+    assert isinstance(sca, nn.Conv2d) and sca.bias is not None
+    assert block.conv3.bias is not None and block.conv5.bias is not None
     attention = torch.addmv(sca.bias, sca.weight.flatten(1), mean)
     beta, gamma = block.beta.flatten(), block.gamma.flatten()
     weight3 = block.conv3.weight.flatten(1) * beta[:, None] * attention
     bias3 = block.conv3.bias * beta
-    if shift is not None:
-        bias3 = bias3 + shift
+    if affine is not None:
+        bias3 = bias3 + affine[1]
     weight4, bias4 = _folded_norm(block.norm2, block.conv4)
     weight5 = block.conv5.weight.flatten(1) * gamma[:, None]
     bias5 = block.conv5.bias * gamma
@@ -414,14 +231,14 @@ def _block(
         product = torch.mul(wide[..., :channels], wide[..., channels:], out=normed)
         return _conv1x1(product, weight5, bias5)
 
-    for a, b in _spans(height, rows):
+    for a, b in _spans(height, strips.rows(x, 2 * channels)):
         part = x[a:b]
         y = _conv1x1(gated[a:b], weight3, bias3)
-        if scale is None:
+        if affine is None:
             part += y
             part += feed_forward(part)
         else:
-            y.addcmul_(part, scale)
+            y.addcmul_(part, affine[0])
             part += feed_forward(y)
             part += y
 

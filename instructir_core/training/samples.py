@@ -20,16 +20,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import image as pictures
-from ..text import NO_TASK
-from .datasets import Pair, find_datasets
-from .degradations import ORDER, PAPER, TASKS, Degradation
+from .. import pictures
+from ..tasks import NO_TASK, TASKS
+from .degradations import Degradation
+from .published_sets import FilePair, find_datasets
+from .recipes import RECIPES
+from .streams import Stream, stream
 
 log = logging.getLogger(__name__)
 
-CLEAN_SHARE = {"noise": 0.03, "blur": 0.05, "rain": 0.10, "haze": 0.28, "sr": 0.05}
-"""Share of synthetic samples whose input is already clean: such a sentence leaves a clean picture
-as it is. Light and colour are a matter of taste, so the other tasks have no such samples."""
 COMPOSITE_SHARE = 0.08
 """Share of synthetic samples under a second degradation, which stays: chains undo one at a time."""
 DEGRADED_NONE = 0.75
@@ -42,11 +41,9 @@ _MARGIN = 16
 _SCALES = (1.0, 0.6, 0.4)
 """Clean photos are drawn at their own and at smaller sizes: a crop of a shrunk photo has more
 detail per pixel."""
-_SCENE_TASKS = ("haze", "lol", "en")
-"""What only the scene as a whole tells: a white wall from fog, dusk from too little light."""
 _SCENE_SHARE = 0.5
-"""Share of their samples that show most of a photo, as the network sees it when it is used: its
-attention averages over all it is given, and a crop's average is another."""
+"""Share of the samples of ``whole_scene`` tasks that show most of a photo, as the network sees it
+when it is used: its attention averages over all it is given, and a crop's average is another."""
 _RECOLOUR_SHARE = 0.6
 """Share of their synthetic samples from a photo in other colours: else the few photos are learned
 by heart, and what is held out gets colours that are sure and wrong."""
@@ -60,7 +57,7 @@ class Source:
     """Where the samples of one task come from."""
 
     task: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     degrade: Degradation | None = None
     """Makes the input where a pair has none of its own."""
 
@@ -74,7 +71,7 @@ class Pictures:
     bytes: int = 0
 
     def read(self, path: Path, scale: float = 1.0) -> Bytes:
-        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `image.read`."""
+        """(H, W, 3), shrunk by ``scale``. Raises OSError or ValueError as `pictures.read`."""
         key = path, scale
         if key in self.kept:
             self.kept.move_to_end(key)
@@ -124,7 +121,7 @@ def collect_sources(
     skip: Sequence[str] = (),
 ) -> tuple[dict[str, Source], dict[str, Source]]:
     """What to train on and what to hold out, per task: data sets below ``data``, and for the
-    tasks without one the clean ``photos``, degraded by `degradations.TASKS`.
+    tasks without one the clean ``photos``, degraded by `RECIPES`.
 
     Data sets of clean pictures get the paper's degradation: Gaussian noise of three levels,
     bicubic resampling. Every 16th photo and every 64th pair is held out. Raises ``ValueError``
@@ -138,7 +135,7 @@ def collect_sources(
             task = collection.task
             if task in tasks:
                 known = training[task].pairs if task in training else ()
-                training[task] = Source(task, known + collection.pairs, PAPER.get(task))
+                training[task] = Source(task, known + collection.pairs, RECIPES[task].paper)
         for task, source in training.items():
             apart = source.pairs[min(5, len(source.pairs) - 1) :: 64]
             held[task] = replace(source, pairs=apart)
@@ -147,10 +144,10 @@ def collect_sources(
     if photos is not None:
         clean, apart_photos = split_held_out(photo_files(photos, skip))
         for task in tasks:
-            if task in TASKS and task not in training:
+            if task in RECIPES and task not in training:
                 for split, paths in ((training, clean or apart_photos), (held, apart_photos)):
-                    pairs = tuple(Pair(None, path) for path in paths)
-                    split[task] = Source(task, pairs, TASKS[task])
+                    pairs = tuple(FilePair(None, path) for path in paths)
+                    split[task] = Source(task, pairs, RECIPES[task].degrade)
     return training, held
 
 
@@ -209,9 +206,10 @@ def draw_pair(
 
     ``plain`` leaves out the clean and the composite samples, for scores that compare.
     """
+    recipe = RECIPES[source.task]
     for _ in range(20):
         pair = source.pairs[int(rng.integers(len(source.pairs)))]
-        if pair.degraded is not None or source.task not in ("lol", "en"):
+        if pair.degraded is not None or not recipe.sets_brightness:
             break
         if store.read(pair.clean, _SCALES[-1]).mean() >= 255 * _DARK:
             break
@@ -221,7 +219,7 @@ def draw_pair(
         return degraded, clean
     assert source.degrade is not None
     scale = float(rng.choice(_SCALES))
-    if source.task in _SCENE_TASKS and rng.random() < _SCENE_SHARE:
+    if recipe.whole_scene and rng.random() < _SCENE_SHARE:
         side = min(store.read(pair.clean).shape[:2])
         scale = min(1.0, (size + 2 * _MARGIN) / side * rng.uniform(1.0, 1.5))
     photo = store.read(pair.clean, scale)
@@ -230,15 +228,16 @@ def draw_pair(
     # Rain, haze and darkness look upright in the world, so only crops are turned, before.
     margin = _MARGIN if source.task == "blur" else 0
     (clean,) = draw_crop([photo], size + 2 * margin, rng)
-    if not plain and source.task in _SCENE_TASKS and rng.random() < _RECOLOUR_SHARE:
+    if not plain and recipe.whole_scene and rng.random() < _RECOLOUR_SHARE:
         clean = _recolour(clean, rng)
-    first = ORDER.index(source.task)
+    earlier = list(RECIPES)[: list(RECIPES).index(source.task)]
     if plain:
         degraded = source.degrade(clean, rng)
-    elif first and rng.random() < COMPOSITE_SHARE:
-        clean = TASKS[ORDER[int(rng.integers(first))]](clean, rng)
+    elif earlier and rng.random() < COMPOSITE_SHARE:
+        other = earlier[int(rng.integers(len(earlier)))]
+        clean = RECIPES[other].degrade(clean, rng)
         degraded = source.degrade(clean, rng)
-    elif rng.random() < CLEAN_SHARE.get(source.task, 0.0):
+    elif rng.random() < recipe.clean_share:
         degraded = clean
     else:
         degraded = source.degrade(clean, rng)
@@ -259,6 +258,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         shares: Mapping[str, float],
         classes: Sequence[str],
         sentences: Mapping[str, Tensor],
+        *,
         size: int,
         batch: int,
         seed: int,
@@ -278,10 +278,10 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Systematic sampling: each batch holds every class close to its share.
-        offset = np.random.default_rng((self.seed, 3, step)).random()
+        offset = stream(self.seed, Stream.SAMPLES, step).random()
         degraded, clean, vectors, labels = [], [], [], []
         for row in range(self.rank, self.batch, self.world):
-            rng = np.random.default_rng((self.seed, 3, step, row))
+            rng = stream(self.seed, Stream.SAMPLES, step, row)
             place = int(np.searchsorted(self.ends, (row + offset) / self.batch))
             task = self.names[min(place, len(self.names) - 1)]
             x, y = self._draw(task, rng)
@@ -319,10 +319,10 @@ def held_out_pairs(
     for index, path in enumerate(photos):
         for draw, scale in enumerate(_SCALES[:2]):
             rng = np.random.default_rng((seed, number, index, draw))
-            if task in ("lol", "en") and store.read(path).mean() < 255 * _DARK:
+            if RECIPES[task].sets_brightness and store.read(path).mean() < 255 * _DARK:
                 continue
             pixels = store.read(path, scale)
             y, x = (max(0, n - size) // 2 for n in pixels.shape[:2])
             crop = pixels[y : y + size, x : x + size]
             clean = np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
-            yield TASKS[task](clean, rng), clean
+            yield RECIPES[task].degrade(clean, rng), clean

@@ -11,8 +11,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import secrets
-import shutil
 import struct
 import threading
 import zlib
@@ -25,6 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, UnidentifiedImageError
+
+from .files import write_atomically
 
 FORMATS = {
     ".png": "PNG",
@@ -142,7 +142,7 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
         data = _encode(picture, kind)
     except _Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
-    _replace(target, data)
+    write_atomically(target, data)
 
 
 def _read_with_pillow(data: bytes) -> Picture:
@@ -357,25 +357,3 @@ def _with_iccp(png: bytes, icc: bytes | None) -> bytes:
     body = b"iCCP" + b"ICC Profile\0\0" + zlib.compress(icc)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return png[:33] + chunk + png[33:]
-
-
-def _replace(target: Path, data: bytes) -> None:
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:  # unlike tempfile's, with the user's usual mode
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException as exc:
-        with suppress(OSError):
-            temporary.unlink()
-        if not isinstance(exc, OSError):
-            raise
-        raise OSError(
-            f"{target}: could not be written in the folder {target.parent} "
-            f"({exc.strerror or exc}); expected a folder that you may write to, with "
-            f"{len(data)} bytes free. Change its permissions, free space or choose another."
-        ) from exc

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from instructir_core.cli import main
-from instructir_core.training.datasets import (
+from instructir_core.training.published_sets import (
     DATASETS,
     Collection,
     clean_folder,

@@ -21,10 +21,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..checkpoint import write_atomically
-from ..text import NO_TASK, TASKS, tokenize
+from ..files import write_atomically
+from ..tasks import CLASSES
+from ..text import tokenize
 
-CLASSES = (*TASKS, NO_TASK)
 SPEAKERS = ("photographer", "adult", "child")
 SPLITS = ("train", "validation", "test")
 _T = TypeVar("_T")

@@ -1,0 +1,147 @@
+"""What the command line takes: every command with its options and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+"""Carries out what was asked for, and returns the exit status."""
+
+
+def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """All of it; ``run`` of what it parses carries out the command."""
+    parser = argparse.ArgumentParser(
+        prog="instructir", description="Restore photos by plain-language instructions."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    restore = commands.add_parser("restore", help="restore files, folders or globs")
+    restore.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or glob")
+    restore.add_argument(
+        "-i", "--instruction", action="append", required=True, metavar="SENTENCE",
+        help="what to restore; repeat to apply several in order",
+    )  # fmt: skip
+    restore.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT",
+        help="a file (for one input), or a folder where names are kept",
+    )  # fmt: skip
+    _model_options(restore)
+    restore.add_argument("--strength", type=float, default=1.0, help="0 keeps, 1 restores")
+    restore.add_argument("--tile-size", type=int, help="work in tiles of this many pixels")
+    restore.add_argument("--recursive", action="store_true", help="take and keep sub-folders too")
+    restore.add_argument("--resume", action="store_true", help="skip what an earlier run finished")
+    restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
+    restore.set_defaults(run=run["restore"])
+
+    models = commands.add_parser("models", help="list, download, convert or describe models")
+    actions = models.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="models known by name").set_defaults(run=run["list"])
+    download = actions.add_parser("download", help="fetch the official model once")
+    download.add_argument("model", choices=["7d"])
+    download.set_defaults(run=run["download"])
+    convert = actions.add_parser("convert", help="make one .safetensors of upstream's .pt files")
+    convert.add_argument("network", type=Path)
+    convert.add_argument("out", type=Path)
+    convert.add_argument("--head", type=Path, help="lm_instructir-7d.pt")
+    convert.add_argument("--half", action="store_true", help="store as float16")
+    convert.set_defaults(run=run["convert"])
+    info = actions.add_parser("info", help="what a weight file holds")
+    info.add_argument("model", help="mini, 7d or a path")
+    info.add_argument("--plan", metavar="WxH", help="how a picture of this size would be restored")
+    info.add_argument("--free", type=float, metavar="GB", help="memory to plan with; default: now")
+    info.set_defaults(run=run["info"])
+
+    exporting = commands.add_parser("export", help="a model under one sentence as an ONNX file")
+    exporting.add_argument("out", type=Path, metavar="OUT.onnx")
+    exporting.add_argument("-i", "--instruction", required=True, metavar="SENTENCE")
+    exporting.add_argument("--model", default="mini", help="mini (bundled), 7d or a path")
+    exporting.add_argument("--head", type=Path, help="head for a network file that has none")
+    exporting.add_argument("--text-encoder", type=Path, help="folder of its sentence encoder")
+    exporting.add_argument("--half", action="store_true", help="float16, half the size")
+    exporting.set_defaults(run=run["export"])
+
+    corpus = commands.add_parser("corpus", help="write the instruction corpus as one table")
+    corpus.add_argument("out", type=Path, metavar="OUT.tsv")
+    corpus.add_argument("--seed", type=int, default=0)
+    corpus.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
+    corpus.set_defaults(run=run["corpus"])
+
+    train = commands.add_parser(
+        "train", help="train on data sets or clean photos; also under `accelerate launch`"
+    )
+    train.add_argument("out", type=Path, help="folder of the run; a run found there is resumed")
+    train.add_argument("--preset", default="mini", help="3d, 5d, 6d, 7d or mini (default)")
+    train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
+    train.add_argument("--data", type=Path, help="folder of the standard data sets")
+    train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
+    train.add_argument("--head", type=Path, help="head for an --init that has none")
+    train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
+    train.add_argument("--no-text", action="store_true", help="ablation: nothing steers")
+    train.add_argument("--steps", type=int, help="length in steps, which repeats exactly")
+    train.add_argument("--minutes", type=float, help="length by the clock instead")
+    train.add_argument("--learning-rate", type=float)
+    train.add_argument("--stages", help="share:crop:batch,... such as 0:96:16,0.6:160:6")
+    train.add_argument("--shares", help="task=share,... instead of the preset's")
+    train.add_argument(
+        "--sentence-steps", type=int, help="length of the encoder's training; 0 keeps --init's"
+    )
+    train.add_argument("--precision", choices=["no", "bf16", "fp16"])
+    train.add_argument("--seed", type=int)
+    train.add_argument("--teacher", type=Path, help="folder of a sentence model to distil")
+    train.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
+    train.add_argument("--device")
+    train.add_argument("--workers", type=int, default=1, help="processes that prepare batches")
+    train.set_defaults(run=run["train"])
+
+    datasets = commands.add_parser("datasets", help="check the published training sets")
+    datasets.add_argument("root", type=Path, help="folder that holds their folders")
+    datasets.set_defaults(run=run["datasets"])
+
+    sheet = commands.add_parser("degradations", help="contact sheet of the training degradations")
+    sheet.add_argument("photo", type=Path)
+    sheet.add_argument("sheet", type=Path, help="picture to write")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.set_defaults(run=run["degradations"])
+
+    evaluate = commands.add_parser("evaluate", help="score a model on test sets")
+    _model_options(evaluate)
+    evaluate.add_argument("--suite", type=Path, metavar="FOLDER", help="every standard set in it")
+    evaluate.add_argument(
+        "--pairs", nargs=3, action="append", default=[], metavar=("TASK", "INPUTS", "TARGETS")
+    )
+    evaluate.add_argument(
+        "--clean", nargs="+", action="append", default=[], metavar=("FOLDER", "RECIPE"),
+        help="clean pictures to degrade: noise25, sr4, a task's name, or several in a chain as "
+        "noise25+lol",
+    )  # fmt: skip
+    evaluate.add_argument("--held-out", type=Path, help="the photos of training: its held-out part")
+    evaluate.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="as in training")
+    evaluate.add_argument(
+        "--identity", type=Path, metavar="FOLDER",
+        help="clean pictures: is what needs no change left alone?",
+    )  # fmt: skip
+    evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
+    evaluate.add_argument(
+        "--phrasings", type=int, default=0, metavar="N",
+        help="restore each picture under N sentences of --sentences or the corpus, too",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--upstream", action="store_true",
+        help="score as the paper's tables: crops to multiples of 16, unclamped",
+    )  # fmt: skip
+    evaluate.add_argument("--lpips", action="store_true", help="LPIPS too; needs pip install lpips")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
+    evaluate.add_argument("--size", type=int, metavar="PIXELS", help="cut clean pictures to this")
+    evaluate.add_argument("--out", type=Path, help="folder for results.csv, results.json, sheets")
+    evaluate.set_defaults(run=run["evaluate"])
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="mini", help="mini (bundled), 7d (official) or a path")
+    parser.add_argument("--head", type=Path, help="head for a network file that has none")
+    parser.add_argument("--text-encoder", type=Path, help="folder of its sentence encoder")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: the GPU when there is one")

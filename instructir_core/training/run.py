@@ -1,0 +1,159 @@
+"""A training run between two steps: what it learns, how far it is, and how it is saved."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from ..files import write_atomically
+from ..model import InstructIR
+from ..text import InstructionHead
+from .presets import Stage, TrainingConfig
+
+
+class Steered(nn.Module):
+    """Network and head as one module, so that one wrapper serves both on many devices."""
+
+    def __init__(self, network: InstructIR, head: InstructionHead | None) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, degraded: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, H, W) and sentence vectors (B, W) -> restored (B, 3, H, W), logits or None."""
+        if self.head is None:
+            width = self.network.config.embedding_width
+            return self.network(degraded, degraded.new_zeros(len(degraded), width)), None
+        # The head is tiny, and its cross-entropy wants all the digits.
+        with torch.autocast(degraded.device.type, enabled=False):
+            embedding, logits = self.head(vectors)
+        return self.network(degraded, embedding), logits
+
+
+class Run:
+    """Network, head, their averages, optimiser and progress: all that a resumed run needs."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        network: InstructIR,
+        head: InstructionHead | None,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.model = Steered(network, head).train().requires_grad_(True)
+        self.average = Steered(
+            InstructIR(config.network), _copy_head(head) if head is not None else None
+        )
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.to(accelerator.device).requires_grad_(False)
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
+        if head is not None:
+            groups.append(
+                {"params": list(head.parameters()), "lr": config.learning_rate * config.head_rate}
+            )
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
+
+    @property
+    def share(self) -> float:
+        """How far the run has come, 0 to 1, by steps or by the clock."""
+        if self.config.steps is not None:
+            return min(1.0, self.done / self.config.steps)
+        return min(1.0, self.seconds / (60.0 * self.config.minutes))
+
+    @property
+    def stage(self) -> Stage:
+        """The config's stage that the run is in."""
+        return [stage for stage in self.config.stages if self.share >= stage.start][-1]
+
+    @property
+    def factor(self) -> float:
+        """The learning rate of this step, of its peak."""
+        falling = 0.5 * (1.0 + math.cos(math.pi * self.share))
+        rising = min(1.0, (self.done + 1) / max(1, self.config.warm_up))
+        return max(self.config.floor, falling) * rising
+
+    def step(self, samples: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One optimiser step; returns this process's losses."""
+        started = time.monotonic()
+        device = self.accelerator.device
+        degraded, clean, vectors, classes = (s.to(device, non_blocking=True) for s in samples)
+        degraded = degraded.contiguous(memory_format=torch.channels_last)
+        factor = self.factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.rate = self.config.learning_rate * factor
+        restored, logits = self.wrapped(degraded, vectors)
+        losses = {"L1": F.l1_loss(restored.float(), clean)}
+        if logits is not None:
+            losses["CE"] = F.cross_entropy(logits.float(), classes)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(torch.stack(list(losses.values())).sum())
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        # Early weights are worth nothing: the average opens its window as it goes.
+        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
+        with torch.no_grad():
+            averages, current = self.average.parameters(), self.model.parameters()
+            torch._foreach_lerp_(list(averages), list(current), 1.0 - keep)
+        self.done += 1
+        self.seconds += time.monotonic() - started
+        if self.config.steps is None and self.accelerator.num_processes > 1:
+            # Clocks differ, and every process must take the same number of steps.
+            self.seconds = float(broadcast(torch.tensor(self.seconds, device=device)))
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the state whole or not at all; by the first process alone."""
+        if not self.accelerator.is_main_process:
+            return
+        content = io.BytesIO()
+        torch.save(
+            {
+                "config": self.config.to_dict(),
+                "done": self.done,
+                "seconds": self.seconds,
+                **{name: part.state_dict() for name, part in self._parts().items()},
+            },
+            content,
+        )
+        write_atomically(path, content.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Continue a saved run; raises ``ValueError`` when it was of another config."""
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not self.config.is_saved_as(state["config"]):
+            raise ValueError(
+                f"{path}: found a run with the settings {state['config']}, expected "
+                f"{self.config.to_dict()}. Repeat its settings, or choose another output folder."
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.done, self.seconds = state["done"], state["seconds"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        scaler = self.accelerator.scaler
+        return parts if scaler is None else {**parts, "scaler": scaler}
+
+
+def _copy_head(head: InstructionHead) -> InstructionHead:
+    copy = InstructionHead(head.fc1.in_features, head.fc1.out_features, head.fc2.out_features)
+    copy.load_state_dict(head.state_dict())
+    return copy
