@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from numbers import Real
 from pathlib import Path
 
@@ -17,12 +19,15 @@ from .masks import fit_mask, is_empty
 from .memory import Plan
 from .model import InstructIR
 from .official import load_named
+from .steady import Averages, Place
 from .text import Instruction, InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+Steer = Callable[[Tensor], Tensor]
+"""The average of a block as found -> as it steers; see `strips.run`."""
 
 
 class Restorer:
@@ -123,6 +128,7 @@ class Restorer:
         overlap: int | None = None,
         progress: Progress | None = None,
         plan: Plan | None = None,
+        averages: Averages | None = None,
     ) -> Tensor:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
@@ -137,6 +143,8 @@ class Restorer:
         A ``plan``, made by `Restorer.plan` for pictures of this size, is carried out as it is.
         Without one a plan is made from the memory that is free, and where that runs out all the
         same, the frame is done again in smaller pieces.
+
+        ``averages`` steady the frames of a shot: hand the same to every call, in their order.
 
         Raises ValueError on NaN, wrong shapes, types or ranges, and `torch.OutOfMemoryError`; the
         input is never changed.
@@ -157,7 +165,7 @@ class Restorer:
 
             def run(pieces: Plan, index: int = index) -> Tensor:
                 return self._frame(
-                    result[index], embeddings, pieces, strength=strength,
+                    result[index], embeddings, pieces, strength=strength, averages=averages,
                     mask=None if masks is None else masks[index % len(masks)], overlap=overlap,
                     progress=None if progress is None else _one_of(progress, index, len(result)),
                 )  # fmt: skip
@@ -170,6 +178,45 @@ class Restorer:
             log.warning("Memory is short: %s. The result is not exact.", chosen)
         return result.reshape(images.shape)
 
+    def restore_frames(
+        self,
+        frames: Iterable[Tensor],
+        instructions: Instruction | Tensor | Sequence[Instruction | Tensor],
+        *,
+        strength: float = 1.0,
+        mask: Tensor | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        progress: Progress | None = None,
+        steady: bool = False,
+    ) -> Iterator[Tensor]:
+        """Restore (H, W, 3) frames one at a time, each as `restore` does, as they are asked for.
+
+        A frame is taken from ``frames`` when the one before has been handed on, so memory stays
+        that of one, however many there are. ``mask`` is one for all; ``progress`` is that of each
+        frame. With ``steady`` the averages that steer the network are carried along a shot, see
+        `steady`. Instructions and settings are checked at once, frames as they come.
+        """
+        embeddings = self._embeddings(instructions)
+        check_strength(strength)
+        if tile_size is not None:
+            check_tiles(tile_size, overlap)
+        averages = Averages() if steady else None
+
+        def restored() -> Iterator[Tensor]:
+            for frame in frames:
+                if frame.ndim != 3:
+                    raise ValueError(
+                        f"Found a frame of shape {tuple(frame.shape)}; expected (H, W, 3). Hand "
+                        "over the frames one by one."
+                    )
+                yield self.restore(
+                    frame, embeddings, strength=strength, mask=mask, tile_size=tile_size,
+                    overlap=overlap, progress=progress, averages=averages,
+                )  # fmt: skip
+
+        return restored()
+
     def _frame(
         self,
         pixels: Tensor,
@@ -180,8 +227,11 @@ class Restorer:
         mask: Tensor | None,
         overlap: int | None,
         progress: Progress | None,
+        averages: Averages | None = None,
     ) -> Tensor:
         """(H, W, 3) in [0, 1] and its (H, W, 1) mask -> (H, W, 3) on the same device."""
+        if averages is not None:
+            averages.begin(pixels)
         height, width = pixels.shape[:2]
         tile_and_overlap = None if plan.tile is None else _tiles(plan.tile, overlap)
         pieces = 1
@@ -197,15 +247,21 @@ class Restorer:
 
         frame = pixels.permute(2, 0, 1)[None].to(self.device)
         restored = frame
-        for embedding in embeddings:
+        for step, embedding in enumerate(embeddings):
+            places = ((plan.tile or 0, step, piece) for piece in count())
 
-            def run(tile: Tensor, embedding: Tensor = embedding) -> Tensor:
-                return self._run(tile, embedding, plan.strip, advance)
+            def run(
+                tile: Tensor, embedding: Tensor = embedding, places: Iterator[Place] = places
+            ) -> Tensor:
+                steers = partial(_steer, averages, next(places))
+                return self._run(tile, embedding, plan.strip, advance, steers)
 
             if tile_and_overlap is None:
                 restored = run(restored)
             else:
                 restored = run_tiled(run, restored, *tile_and_overlap)
+        if averages is not None:
+            averages.keep()
         blend: float | Tensor = strength
         if mask is not None:
             blend = strength * mask.to(self.device).permute(2, 0, 1)
@@ -214,7 +270,12 @@ class Restorer:
 
     @torch.inference_mode()
     def _run(
-        self, image: Tensor, embedding: Tensor, strip: int, advance: Callable[[], None]
+        self,
+        image: Tensor,
+        embedding: Tensor,
+        strip: int,
+        advance: Callable[[], None],
+        steers: Callable[[], Steer],
     ) -> Tensor:
         """(1, 3, H, W) float32 on the device -> the same, clamped."""
         embedding, size = embedding.to(self.device), strips.Strips(strip)
@@ -224,10 +285,13 @@ class Restorer:
             embedding.to(self.dtype),
             advance=advance,
             strips=size,
+            steer=steers(),
         ).float()
         if self.dtype != torch.float32 and not torch.isfinite(restored).all():
             log.warning("The network left the range of %s; run again in float32.", self.dtype)
-            restored = strips.run(_in_float32(self.network), image, embedding, strips=size)
+            restored = strips.run(
+                _in_float32(self.network), image, embedding, strips=size, steer=steers()
+            )
         if not torch.isfinite(restored).all():
             raise ValueError(
                 "The network gave NaN or infinity in float32; expected finite pixels. The weights "
@@ -299,6 +363,14 @@ def _check_pieces(
 def _tiles(tile_size: int, overlap: int | None) -> tuple[int, int]:
     """The tiles of a plan: an overlap meant for larger ones is cut to half of them."""
     return check_tiles(tile_size, None if overlap is None else min(overlap, tile_size // 2))
+
+
+def _steer(averages: Averages | None, place: Place) -> Steer:
+    """By the averages as they are, or as they are carried along a shot."""
+    if averages is None:
+        return lambda average: average
+    blocks = count()
+    return lambda average: averages.carry((*place, next(blocks)), average)
 
 
 def _one_of(progress: Progress, index: int, count: int) -> Progress:
