@@ -32,6 +32,9 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument("--tile-size", type=int, help="work in tiles of this many pixels")
     restore.add_argument("--recursive", action="store_true", help="take and keep sub-folders too")
     restore.add_argument("--resume", action="store_true", help="skip what an earlier run finished")
+    restore.add_argument(
+        "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
+    )
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.set_defaults(run=run["restore"])
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import memory, pictures
+from . import memory, pictures, video
 from .files import append_line
 from .masks import fill_hidden
 from .memory import Plan
@@ -85,11 +85,12 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
         else:
             found = sorted(Path(p) for p in glob.glob(given, recursive=True))
         if not path.is_file():
-            found = [p for p in found if p.suffix.lower() in pictures.READABLE]
+            found = [p for p in found if p.suffix.lower() in {*pictures.READABLE, *video.FORMATS}]
         if not found:
             print(
                 f"error: {given}: found no pictures there; expected a file, a folder or a glob "
-                f"of {', '.join(sorted(pictures.READABLE))}. Check the path.", file=sys.stderr,
+                f"of {', '.join(sorted({*pictures.READABLE, *video.FORMATS}))}. Check the path.",
+                file=sys.stderr,
             )  # fmt: skip
             refused += 1
         for source in found:
@@ -100,11 +101,12 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
 
 def _is_one_file(output: Path, count: int, recursive: bool) -> bool:
     """Whether the output is a picture's name, not a folder; ValueError where it cannot be."""
-    to_file = output.suffix.lower() in pictures.FORMATS and not output.is_dir()
+    known = [*pictures.FORMATS, *video.FORMATS]
+    to_file = output.suffix.lower() in known and not output.is_dir()
     if output.suffix and not to_file and not output.is_dir() and count == 1:
         raise ValueError(
             f"{output}: found the suffix {output.suffix!r}; expected one of "
-            f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
+            f"{', '.join(known)}, or a folder. Rename the output."
         )
     if to_file and (count > 1 or recursive):
         raise ValueError(
@@ -138,8 +140,10 @@ class Done:
     target: Path
     seconds: float
     restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
-    """As `restore_file` returns, or None: then ``error`` says why."""
+    """As `restore_file` returns, or None: a video, or ``error`` says why."""
     error: str | None = None
+    clip: video.Clip | None = None
+    """As `video.restore_video` returns, for a video."""
 
 
 def restore_file(
@@ -192,30 +196,42 @@ def restore_files(
     strength: float = 1.0,
     tile_size: int | None = None,
     manifest: Manifest | None = None,
+    steady: bool = False,
+    frames: video.Progress | None = None,
 ) -> Iterator[Done]:
     """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
+
+    Video files go to `video.restore_video`, with ``steady`` and, as progress, ``frames``.
 
     Each is noted in the ``manifest``, where there is one, before it is told. Raises OSError when
     that cannot be written.
     """
     for source, target in jobs:
         begun = time.perf_counter()
-        restored, error = None, None
+        restored, clip, error = None, None, None
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            restored = restore_file(
-                restorer, source, target, instructions, strength=strength, tile_size=tile_size
-            )
-            plan = restored[2]
-            details |= {"status": "ok", "width": plan.width, "height": plan.height}
-            details["exact"] = plan.exact
+            if source.suffix.lower() in video.FORMATS:
+                clip = video.restore_video(
+                    restorer, source, target, instructions, strength=strength,
+                    tile_size=tile_size, steady=steady, progress=frames,
+                )  # fmt: skip
+                details |= {"status": "ok", "width": clip.width, "height": clip.height}
+                details["frames"] = clip.frames
+            else:
+                restored = restore_file(
+                    restorer, source, target, instructions, strength=strength, tile_size=tile_size
+                )
+                plan = restored[2]
+                details |= {"status": "ok", "width": plan.width, "height": plan.height}
+                details["exact"] = plan.exact
         except (OSError, ValueError, torch.OutOfMemoryError) as exc:
             error = str(exc)
             details |= {"status": "error", "message": error}
         seconds = time.perf_counter() - begun
         if manifest is not None:
             manifest.add(source, target, **details, seconds=round(seconds, 3))
-        yield Done(source, target, seconds, restored, error)
+        yield Done(source, target, seconds, restored, error, clip)
 
 
 # --- whose share -------------------------------------------------------------------------------

@@ -8,14 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from . import checkpoint, memory, official, pictures, sheets
+from . import checkpoint, memory, official, pictures, sheets, video
 from .arguments import make_parser
-from .batch import Manifest, Share, plan_files, restore_files
+from .batch import Done, Manifest, Share, plan_files, restore_files
 from .files import sha256
 from .pipeline import Restorer, best_device
 from .text import TransformersEncoder
@@ -81,26 +82,22 @@ def _restore(options: argparse.Namespace) -> int:
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
+    clips = any(source.suffix.lower() in video.FORMATS for source, _ in jobs)
+    frames = tqdm(unit="frame", disable=not clips, position=1 if len(jobs) > 1 else 0, leave=False)
     found = restore_files(
-        restorer, jobs, instructions,
-        strength=options.strength, tile_size=options.tile_size, manifest=manifest,
+        restorer, jobs, instructions, strength=options.strength, tile_size=options.tile_size,
+        manifest=manifest, steady=options.steady, frames=partial(_advance, frames),
     )  # fmt: skip
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
-        if done.restored is None:
-            tqdm.write(f"error: {done.error}", file=sys.stderr)
-            failed += 1
-            continue
-        before, after, plan = done.restored
-        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-        if not plan.exact and options.tile_size is None:
-            note += ", because memory was short"
         tqdm.write(
-            f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
-            f"{done.seconds:.1f} s on {restorer.device}{note}"
+            _line(done, restorer, options.tile_size), file=sys.stderr if done.error else None
         )
-        if options.compare is not None:
+        failed += done.error is not None
+        if options.compare is not None and done.restored is not None:
+            before, after, _ = done.restored
             small = [sheets.shrink(p.pixels, _SHEET_WIDTH) for p in (before, after)]
             rows.append((small[0], small[1]))
+    frames.close()
     if options.compare is not None and rows:
         sheets.write(options.compare, sheets.before_after(rows, [i.text for i in instructions]))
         print(f"before/after sheet: {options.compare}")
@@ -115,8 +112,36 @@ def _restore(options: argparse.Namespace) -> int:
     return 1 if failed and share.processes == 1 else 0
 
 
+def _advance(bar: tqdm[Any], done: int, total: int) -> None:
+    """One more frame; the first starts a video."""
+    if done == 1:
+        bar.reset(total or None)
+    bar.update(1)
+
+
+def _line(done: Done, restorer: Restorer, tile_size: int | None) -> str:
+    """What became of one file."""
+    if done.error is not None:
+        return f"error: {done.error}"
+    start, seconds = f"{done.source.name} -> {done.target}: ", done.seconds
+    if done.clip is not None:
+        clip = done.clip
+        left_out = f"; left out: {', '.join(clip.left_out)}" if clip.left_out else ""
+        return (
+            f"{start}{clip.width} x {clip.height}, {clip.frames} frames, {seconds:.1f} s "
+            f"({clip.frames / seconds:.2f} frames per second) on {restorer.device}{left_out}"
+        )
+    assert done.restored is not None
+    plan = done.restored[2]
+    note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+    if not plan.exact and tile_size is None:
+        note += ", because memory was short"
+    return f"{start}{plan.width} x {plan.height}, {seconds:.1f} s on {restorer.device}{note}"
+
+
 def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
-    if options.output.suffix.lower() in pictures.FORMATS and not options.output.is_dir():
+    one_file = {*pictures.FORMATS, *video.FORMATS}
+    if options.output.suffix.lower() in one_file and not options.output.is_dir():
         raise ValueError(
             f"{options.output}: found one file; expected a folder for the pictures and their "
             "manifest. Leave the suffix out."
@@ -129,6 +154,8 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
         "strength": options.strength,
         "tile_size": options.tile_size,
     }
+    if options.steady:  # absent otherwise, so that manifests of earlier versions still count
+        settings["steady"] = True
     return Manifest(options.output, settings, share)
 
 
@@ -137,6 +164,10 @@ def _check_sheet(sheet: Path, sources: Sequence[Path], share: Share) -> None:
         raise ValueError(
             f"--compare: found {share.processes} processes; expected one, which sees every "
             "picture. Leave it out."
+        )
+    if clips := [s for s in sources if s.suffix.lower() in video.FORMATS]:
+        raise ValueError(
+            f"--compare: found the video {clips[0]}; expected pictures. Leave one of them out."
         )
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in {
         s.resolve() for s in sources

@@ -41,8 +41,8 @@ def test_restoring_needs_no_training_packages(path: Path) -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, instructir_core; "
-        "print([m for m in ('transformers', 'huggingface_hub', 'scipy', 'torchvision', 'onnx', "
-        "'instructir_core.training') if m in sys.modules])"
+        "print([m for m in ('transformers', 'huggingface_hub', 'scipy', 'torchvision', "
+        "'onnx', 'av', 'instructir_core.training') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from instructir_core import Restorer
+from instructir_core import Restorer, cli
 from instructir_core import video as clips
 from instructir_core.planes import Layout
 
@@ -226,6 +228,45 @@ def test_stopped_leaves_nothing(restorer: Restorer, tmp_path: Path) -> None:
     assert calls == [(1, 12), (2, 12), (3, 12)]
     assert old.read_bytes() == b"an earlier result"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_command_line_takes_videos_and_pictures(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make(folder / "clip.mp4")
+    (folder / "bad.mkv").write_text("no video")
+    Image.new("RGB", (40, 30), (90, 80, 70)).save(folder / "photo.png")
+    out = tmp_path / "out"
+    arguments = ["restore", str(folder), "-i", "remove the noise", "-o", str(out), "--recursive"]
+    arguments += ["--model", str(weights), "--device", "cpu", "--steady"]
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "bad.mkv" in said.err and "3 pictures, 1 failed" in said.out
+    assert "64 x 48, 12 frames" in said.out and "frames per second" in said.out
+    assert sorted(p.name for p in out.iterdir()) == ["clip.mp4", "manifest.jsonl", "photo.png"]
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert {line["target"]: line.get("frames") for line in lines if line["status"] == "ok"} == {
+        "clip.mp4": 12, "photo.png": None,
+    }  # fmt: skip
+    (folder / "bad.mkv").unlink()
+    assert cli.main([*arguments, "--resume"]) == 0
+    assert "2 were finished before" in capsys.readouterr().out
+    sheet = ["--compare", str(tmp_path / "sheet.png")]
+    assert cli.main([*arguments, *sheet]) == 1
+    assert "expected pictures" in capsys.readouterr().err
+
+
+def test_missing_package_is_named(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make(tmp_path / "in.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(OSError, match=r'pip install "instructir\[video\]"'):
+        clips.restore_video(
+            restorer, source, tmp_path / "out.mp4", restorer.encode("remove the noise")
+        )
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
