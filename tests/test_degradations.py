@@ -173,5 +173,5 @@ def test_paper_degradations() -> None:
 def test_contact_sheet() -> None:
     sheet = recipes.contact_sheet(PHOTO, draws=2)
     height, width = PHOTO.shape[0] + 4, PHOTO.shape[1] + 4
-    assert sheet.shape == (8 * height, 3 * width, 3)
+    assert sheet.shape == ((len(TASKS) + 1) * height, 3 * width, 3)
     assert np.array_equal(sheet[: PHOTO.shape[0], : PHOTO.shape[1]], np.rint(PHOTO * 255))

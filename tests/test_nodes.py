@@ -27,7 +27,8 @@ def nodes(fake: FakeHost, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     folder.mkdir(parents=True)
     shutil.copy(weights, folder / "tiny.safetensors")
     pack = import_pack(monkeypatch, fake)
-    load, encode, restore = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    found = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    load, encode, restore = found[:3]  # others may have been added
     host = sys.modules["installed_pack.nodes.host"]
     return SimpleNamespace(load=load, encode=encode, restore=restore, host=host)
 
@@ -204,7 +205,7 @@ class _Elsewhere:
 def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) -> None:
     network = _Elsewhere()
     core = SimpleNamespace(
-        network=network, device=torch.device("cpu"), plan=lambda *_: SimpleNamespace(bytes=1)
+        network=network, device=torch.device("cpu"), plan=lambda *_, **__: SimpleNamespace(bytes=1)
     )
     managed = nodes.host.ManagedRestorer(core)
     managed.patcher.load_device = torch.device("meta")  # a device that is not the CPU

@@ -56,7 +56,7 @@ from instructir_core.text import InstructionHead, InstructionReader
 from instructir_core.training import corpus, recipes, samples, sentence_training
 
 root, photos = Path(sys.argv[1]), Path(sys.argv[2])
-assert len(TASKS) == 8 and CLASSES[-2:] == ("dust", "none")
+assert len(TASKS) == int(sys.argv[3]) + 1 and CLASSES[-2:] == ("dust", "none")
 
 # The official files and the bundled one still load as what they are.
 torch.save(InstructionHead(32, 256, 7).state_dict(), root / "lm.pt")
@@ -70,19 +70,19 @@ clean = np.full((40, 48, 3), 0.5, np.float32)
 training, held = samples.collect_sources(CLASSES, photos)
 bank = {c: torch.zeros(2, 4) for c in CLASSES}
 shares = dict.fromkeys(CLASSES, 1.0)
-batches = samples.Batches(training, shares, CLASSES, bank, size=32, batch=18, seed=0)
-assert torch.bincount(batches[0][3]).tolist() == [2] * 9
+batches = samples.Batches(training, shares, CLASSES, bank, size=32, batch=2 * len(CLASSES), seed=0)
+assert torch.bincount(batches[0][3]).tolist() == [2] * len(CLASSES)
 assert list(samples.held_out_pairs([photos / "0.png"], "dust", 32))
-assert recipes.contact_sheet(clean, draws=1).shape == (9 * 44, 2 * 52, 3)
+assert recipes.contact_sheet(clean, draws=1).shape == (len(CLASSES) * 44, 2 * 52, 3)
 assert len(recipes.compose(["dust", "rain"], clean, np.random.default_rng(0))) == 3
 sentences = corpus.load_corpus(per_pattern=1)
 assert sum(s.task == "dust" for s in sentences) == 3 and "| dust | en |" in corpus.card(sentences)
 some = [s for s in sentences if s.task in ("dust", "none")]
-assert sentence_training.build_examples(some, 0)[1].shape[1] == 9
+assert sentence_training.build_examples(some, 0)[1].shape[1] == len(CLASSES)
 
 # Evaluation: recipes, scores with the task's own sentence, reading.
 network, _, encoder = tiny_parts()
-reader = InstructionReader(encoder, InstructionHead(16, 256, 9), CLASSES, "tiny")
+reader = InstructionReader(encoder, InstructionHead(16, 256, len(CLASSES)), CLASSES, "tiny")
 restorer = Restorer(network, reader, "tiny")
 asked = [LabelledSentence(task, "adult", f"{task} {n}") for task in CLASSES for n in range(3)]
 found = evaluate(restorer, Evaluation(
@@ -92,7 +92,8 @@ found = evaluate(restorer, Evaluation(
 assert {row.sentence for row in found.rows if row.test == "score"} == {TASKS["dust"].prompt}
 identity = {row.set for row in found.rows if row.test == "identity"}
 assert {"clean, asked dust", "dust degraded, asked none"} <= identity
-assert report.confusion([r for r in found.rows if r.test == "sentences"])[1].shape == (9, 9)
+read = [row for row in found.rows if row.test == "sentences"]
+assert report.confusion(read)[1].shape == (len(CLASSES), len(CLASSES))
 
 # The node's menu.
 fake_host.ROOT = root
@@ -131,7 +132,8 @@ def test_an_eighth_task(tmp_path: Path) -> None:
         Image.fromarray(data.coffee()[100:170, 150 : 230 + index]).save(photos / f"{index}.png")
     paths = os.pathsep.join([str(pack), str(DATA.parent)])
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(pack), str(photos)], capture_output=True, text=True,
+        [sys.executable, "-c", SCRIPT, str(pack), str(photos), str(len(TASKS))],
+        capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, cwd=pack, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]

@@ -142,7 +142,15 @@ def batches(photos: Path, rank: int = 0, world: int = 1) -> Batches:
     bank = {c: torch.full((2, 4), float(i)) for i, c in enumerate(CLASSES)}
     shares = dict.fromkeys(CLASSES, 1.0)
     return Batches(
-        training, shares, CLASSES, bank, size=32, batch=24, seed=0, rank=rank, world=world
+        training,
+        shares,
+        CLASSES,
+        bank,
+        size=32,
+        batch=3 * len(CLASSES),
+        seed=0,
+        rank=rank,
+        world=world,
     )
 
 
@@ -153,7 +161,7 @@ def test_batches_depend_on_seed_and_number_alone(photos: Path) -> None:
     assert not torch.equal(first[7][0], first[8][0])
     degraded, clean, vectors, classes = first[7]
     assert torch.equal(vectors[:, 0].long(), classes)  # each sentence asks for its sample's task
-    assert torch.bincount(classes).tolist() == [3] * 8
+    assert torch.bincount(classes).tolist() == [3] * len(CLASSES)
     nothing = classes == CLASSES.index("none")
     assert torch.equal(degraded[nothing], clean[nothing])
 
