@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint stress compat examples
+.PHONY: demo test lint stress compat examples onnx-page
 
 demo: .venv/ready
 	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
@@ -37,6 +37,12 @@ examples: .venv/ready
 		-i "please remove the noise" -o restored/noisy.png --compare docs/before-after.jpg
 	$(BIN)/python tests/host/make_examples.py
 	$(BIN)/python tests/host/screenshot.py docs/screenshot.png
+
+# The page in docs/browser, in a real browser. Needs npm and a Chromium.
+onnx-page: .venv/ready
+	npm install --no-save --ignore-scripts onnxruntime-web@1.30.0
+	$(BIN)/pip install --quiet -c constraints.txt playwright
+	$(BIN)/python -m pytest tests/test_browser.py
 
 # Made again only when what to install changes, so both commands work without a network after it.
 .venv/ready: pyproject.toml constraints.txt

@@ -39,6 +39,9 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--metadata", choices=METADATA, default="all",
         help="what of EXIF, XMP, IPTC and text goes along; default: all",
     )  # fmt: skip
+    restore.add_argument(
+        "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
+    )
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.set_defaults(run=run["restore"])
 
@@ -63,6 +66,15 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     info.add_argument("--plan", metavar="WxH", help="how a picture of this size would be restored")
     info.add_argument("--free", type=float, metavar="GB", help="memory to plan with; default: now")
     info.set_defaults(run=run["info"])
+
+    exporting = commands.add_parser("export", help="a model under one sentence as an ONNX file")
+    exporting.add_argument("out", type=Path, metavar="OUT.onnx")
+    exporting.add_argument("-i", "--instruction", required=True, metavar="SENTENCE")
+    exporting.add_argument("--model", default="mini", help="mini (bundled), 7d or a path")
+    exporting.add_argument("--head", type=Path, help="head for a network file that has none")
+    exporting.add_argument("--text-encoder", type=Path, help="folder of its sentence encoder")
+    exporting.add_argument("--half", action="store_true", help="float16, half the size")
+    exporting.set_defaults(run=run["export"])
 
     corpus = commands.add_parser("corpus", help="write the instruction corpus as one table")
     corpus.add_argument("out", type=Path, metavar="OUT.tsv")

@@ -1,10 +1,7 @@
-"""Many pictures: which to restore and where to, this process's share, and what has been done.
+"""Many pictures: which to restore, and where to.
 
-    for done in restore_files(restorer, plan_files(["holiday"], Path("out"))[0], instruction):
-        print(done.target, done.error or "restored")
-
-Processes need not talk to each other. Each plans the same sorted list, takes every nth file of
-it, and notes what it finished in a manifest of its own, which a later run reads to go on.
+for done in restore_files(restorer, plan_files(["holiday"], Path("out"))[0], instruction):
+    print(done.target, done.error or "restored")
 """
 
 from __future__ import annotations
@@ -12,26 +9,23 @@ from __future__ import annotations
 import fnmatch
 import glob
 import itertools
-import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import memory, pictures
-from .files import append_line, walk
+from . import memory, pictures, video
+from .files import walk
 from .instruction import Instruction
+from .manifest import Job, Manifest
 from .masks import fill_hidden
 from .memory import Plan
 from .pipeline import Restorer
-
-Job = tuple[Path, Path]
-"""The source and the target of one picture."""
 
 _OTHER_PICTURES = frozenset(
     ".gif .jp2 .j2k .psd .tga .ppm .pgm .pnm .ico .svg .pdf .dng .hdr .dds".split()
@@ -94,13 +88,14 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
             # ._a.jpg is what macOS keeps about a.jpg on other file systems.
             found = [
                 p for p in found
-                if p.suffix.lower() in pictures.READABLE
+                if p.suffix.lower() in {*pictures.READABLE, *video.FORMATS}
                 and not p.name.startswith("._") and not p.is_dir()
             ]  # fmt: skip
         if not found:
             print(
                 f"error: {given}: found no pictures there; expected a file, a folder or a glob "
-                f"of {', '.join(sorted(pictures.READABLE))}. Check the path.", file=sys.stderr,
+                f"of {', '.join(sorted({*pictures.READABLE, *video.FORMATS}))}. Check the path.",
+                file=sys.stderr,
             )  # fmt: skip
             refused += 1
         for source in found:
@@ -120,13 +115,13 @@ def _is_one_file(output: Path, count: int, recursive: bool) -> bool:
     """Whether the output is a picture's name, not a folder; ValueError where it cannot be."""
     if output.is_dir():
         return False
-    suffix = output.suffix.lower()
+    suffix, known = output.suffix.lower(), [*pictures.FORMATS, *video.FORMATS]
     if suffix in _OTHER_PICTURES and count == 1:
         raise ValueError(
             f"{output}: found the suffix {output.suffix!r}; expected one of "
-            f"{', '.join(pictures.FORMATS)}, or a folder. Rename the output."
+            f"{', '.join(known)}, or a folder. Rename the output."
         )
-    to_file = suffix in pictures.FORMATS
+    to_file = suffix in known
     if to_file and (count > 1 or recursive):
         raise ValueError(
             f"{output}: found one file for {count} pictures; expected a folder. Leave the "
@@ -190,8 +185,29 @@ class Done:
     target: Path
     seconds: float
     restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
-    """As `restore_file` returns, or None: then ``error`` says why."""
+    """As `restore_file` returns, or None: a video, or ``error`` says why."""
     error: str | None = None
+    clip: video.Clip | None = None
+    """As `video.restore_video` returns, for a video."""
+
+    def line(self, device: torch.device, tile_size: int | None) -> str:
+        """What became of it in one line; ``tile_size`` is what was asked for."""
+        if self.error is not None:
+            return f"error: {self.error}"
+        start = f"{self.source.name} -> {self.target}: "
+        if self.clip is not None:
+            clip, pace = self.clip, self.clip.frames / max(self.seconds, 1e-9)
+            left_out = f"; left out: {', '.join(clip.left_out)}" if clip.left_out else ""
+            return (
+                f"{start}{clip.width} x {clip.height}, {clip.frames} frames, {self.seconds:.1f} s "
+                f"({pace:.2f} frames per second) on {device}{left_out}"
+            )
+        assert self.restored is not None
+        plan = self.restored[2]
+        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
+        if not plan.exact and tile_size is None:
+            note += ", because memory was short"
+        return f"{start}{plan.width} x {plan.height}, {self.seconds:.1f} s on {device}{note}"
 
 
 def restore_file(
@@ -281,156 +297,40 @@ def restore_files(
     tile_size: int | None = None,
     metadata: str = "all",
     manifest: Manifest | None = None,
+    steady: bool = False,
+    frames: video.Progress | None = None,
 ) -> Iterator[Done]:
     """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
+
+    Video files go to `video.restore_video`, with ``steady`` and, as progress, ``frames``.
 
     Each is noted in the ``manifest``, where there is one, before it is told. Raises OSError when
     that cannot be written.
     """
     for source, target in jobs:
         begun = time.perf_counter()
-        restored, error = None, None
+        restored, clip, error = None, None, None
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            restored = restore_file(
-                restorer, source, target, instructions,
-                strength=strength, tile_size=tile_size, metadata=metadata,
-            )  # fmt: skip
-            plan = restored[2]
-            details |= {"status": "ok", "width": plan.width, "height": plan.height}
-            details["exact"] = plan.exact
+            if source.suffix.lower() in video.FORMATS:
+                clip = video.restore_video(
+                    restorer, source, target, instructions, strength=strength,
+                    tile_size=tile_size, steady=steady, progress=frames,
+                )  # fmt: skip
+                details |= {"status": "ok", "width": clip.width, "height": clip.height}
+                details["frames"] = clip.frames
+            else:
+                restored = restore_file(
+                    restorer, source, target, instructions,
+                    strength=strength, tile_size=tile_size, metadata=metadata,
+                )  # fmt: skip
+                plan = restored[2]
+                details |= {"status": "ok", "width": plan.width, "height": plan.height}
+                details["exact"] = plan.exact
         except (OSError, ValueError, torch.OutOfMemoryError) as exc:
             error = str(exc)
             details |= {"status": "error", "message": error}
         seconds = time.perf_counter() - begun
         if manifest is not None:
             manifest.add(source, target, **details, seconds=round(seconds, 3))
-        yield Done(source, target, seconds, restored, error)
-
-
-# --- whose share -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Share:
-    """This process among those that work on one list, as torchrun and `accelerate launch` say."""
-
-    rank: int = 0
-    """0 to ``processes`` - 1."""
-    processes: int = 1
-    on_this_machine: int = 0
-    """Its number among the processes of its own machine."""
-
-    @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK; without them this process is alone.
-
-        Raises ValueError when one of RANK and WORLD_SIZE is missing, or they make no sense.
-        """
-        given = {
-            name: environment[name]
-            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-            if name in environment
-        }
-        if not given.keys() & {"RANK", "WORLD_SIZE"}:
-            return cls()
-        try:
-            rank, processes = int(given["RANK"]), int(given["WORLD_SIZE"])
-            local = int(given["LOCAL_RANK"]) if "LOCAL_RANK" in given else 0
-        except (KeyError, ValueError):
-            rank = processes = local = -1
-        if not 0 <= rank < processes or not 0 <= local <= rank:
-            found = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ValueError(
-                f"Found {found} in the environment; expected WORLD_SIZE processes of RANK 0 to "
-                "WORLD_SIZE - 1. Start with torchrun or accelerate launch, or unset them."
-            )
-        return cls(rank, processes, local)
-
-    def take(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Every nth file: neighbours are often of one size, so the shares take equally long."""
-        return jobs[self.rank :: self.processes]
-
-    def device(self, asked: str | None) -> str | None:
-        """The GPU of this process, where neither another device nor a certain GPU is asked for."""
-        if self.processes == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
-            return asked
-        return f"cuda:{self.on_this_machine % torch.cuda.device_count()}"
-
-
-# --- what has been done ------------------------------------------------------------------------
-
-
-class Manifest:
-    """What was done to each picture, one JSON object a line, in the output folder.
-
-    One file for each process: ``manifest.jsonl``, or ``manifest-0.jsonl`` and so on. Lines are
-    only ever appended, and reach the disk one by one: a killed run loses the last at most.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any], share: Share) -> None:
-        """Read what is there. ``settings`` is all that the pixels of a result depend on."""
-        name = "manifest.jsonl" if share.processes == 1 else f"manifest-{share.rank}.jsonl"
-        self.path, self.folder = folder / name, folder
-        self.settings = json.loads(json.dumps(settings))  # as it will read back
-        self._finished = {
-            _identity(line)
-            for path in sorted(folder.glob("manifest*.jsonl"))
-            if path.is_file()
-            for line in read_lines(path)
-            if line.get("status") == "ok" and line.get("settings") == self.settings
-        }
-
-    def is_finished(self, source: Path, target: Path) -> bool:
-        """Whether the target is the result of the source as it is now, by these settings.
-
-        Both are told by size and time of change, so a target that another run has replaced does
-        not count. A target is never half-written: it is moved into its place when complete.
-        """
-        try:
-            return _identity(self._files(source, target)) in self._finished
-        except OSError:
-            return False
-
-    def add(self, source: Path, target: Path, **details: Any) -> None:
-        """Append a line, with ``status`` "ok" or "error" among the details. Raises OSError."""
-        line = {"settings": self.settings, **details}
-        try:
-            line |= self._files(source, target)
-        except OSError:  # of a failure, whatever is there
-            line |= {"source": str(source.absolute()), "target": self._name(target)}
-        # surrogatepass: file names need not be UTF-8, and are read back as they were.
-        text = json.dumps(line, ensure_ascii=False)
-        append_line(self.path, text.encode("utf-8", "surrogatepass"))
-
-    def _files(self, source: Path, target: Path) -> dict[str, Any]:
-        before, after = source.stat(), target.stat()
-        return {
-            "source": str(source.absolute()),
-            "source_bytes": before.st_size,
-            "source_changed": before.st_mtime_ns,
-            "target": self._name(target),
-            "target_bytes": after.st_size,
-            "target_changed": after.st_mtime_ns,
-        }
-
-    def _name(self, target: Path) -> str:
-        return target.relative_to(self.folder).as_posix()
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of one manifest file, without lines that a killed run left incomplete."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict):
-            yield entry
-
-
-def _identity(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    keys = "source source_bytes source_changed target target_bytes target_changed".split()
-    values = [line.get(key) for key in keys]
-    # Others wrote here too, perhaps: what cannot be compared is no picture of ours.
-    return tuple(value if isinstance(value, (str, int)) else None for value in values)
+        yield Done(source, target, seconds, restored, error, clip)

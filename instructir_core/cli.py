@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from . import checkpoint, memory, official, pictures, sheets
+from . import checkpoint, memory, official, pictures, sheets, video
 from .arguments import changed_settings, make_parser
-from .batch import Done, Manifest, Share, plan_files, restore_files
+from .batch import Done, plan_files, restore_files
 from .files import brief, sha256
 from .instruction import Instruction
+from .manifest import Manifest, Share
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
 from .text import TransformersEncoder
@@ -74,7 +76,7 @@ def _restore(options: argparse.Namespace) -> int:
     share = Share.of_environment()
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
-        _check_sheet(options.compare, [source for source, _ in jobs], share)
+        sheets.check_place(options.compare, [source for source, _ in jobs], share.processes)
     options.device = share.device(options.device)
     restorer = _load(options)
     manifest = None
@@ -90,23 +92,26 @@ def _restore(options: argparse.Namespace) -> int:
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
+    clips = any(source.suffix.lower() in video.FORMATS for source, _ in jobs)
+    frames = tqdm(unit="frame", disable=not clips, position=1 if len(jobs) > 1 else 0, leave=False)
     found = restore_files(
-        restorer, jobs, instructions,
-        strength=options.strength, tile_size=options.tile_size, metadata=options.metadata,
-        manifest=manifest,
+        restorer, jobs, instructions, strength=options.strength, tile_size=options.tile_size,
+        metadata=options.metadata, manifest=manifest, steady=options.steady,
+        frames=partial(_advance, frames),
     )  # fmt: skip
     said: set[str] = set()
     placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
         _tell(done, restorer, options.tile_size, said)
+        failed += done.error is not None
         if done.restored is None:
-            failed += 1
             continue
         before, after, _ = done.restored
         placed += after.metadata.has_location
         if options.compare is not None:
             small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
             rows.append((small[0], small[1]))
+    frames.close()
     if placed:
         print(
             f"{placed} results tell where they were taken, as their sources do; "
@@ -132,20 +137,17 @@ def _check_numbers(options: argparse.Namespace) -> None:
         check_tiles(options.tile_size, None)
 
 
+def _advance(bar: tqdm[Any], done: int, total: int) -> None:
+    """One more frame; the first starts a video."""
+    if done == 1:
+        bar.reset(total or None)
+    bar.update(1)
+
+
 def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str]) -> None:
-    """The lines about one picture."""
-    if done.restored is None:
-        tqdm.write(f"error: {done.error}", file=sys.stderr)
-        return
-    _, after, plan = done.restored
-    note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-    if not plan.exact and tile_size is None:
-        note += ", because memory was short"
-    tqdm.write(
-        f"{done.source.name} -> {done.target}: {plan.width} x {plan.height}, "
-        f"{done.seconds:.1f} s on {restorer.device}{note}"
-    )
-    for word in after.notes:
+    """The lines about one file."""
+    tqdm.write(done.line(restorer.device, tile_size), file=sys.stderr if done.error else None)
+    for word in done.restored[1].notes if done.restored is not None else ():
         # What a format cannot hold is said once, what a file lacks for each.
         if word not in said:
             tqdm.write(f"note: {done.source.name}: {word}")
@@ -153,7 +155,8 @@ def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str])
 
 
 def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
-    if options.output.suffix.lower() in pictures.FORMATS and not options.output.is_dir():
+    one_file = {*pictures.FORMATS, *video.FORMATS}
+    if options.output.suffix.lower() in one_file and not options.output.is_dir():
         raise ValueError(
             f"{options.output}: found one file; expected a folder for the pictures and their "
             "manifest. Leave the suffix out."
@@ -168,6 +171,8 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
     }
     if options.metadata != "all":
         settings["metadata"] = options.metadata
+    if options.steady:  # absent otherwise, so that manifests of earlier versions still count
+        settings["steady"] = True
     return Manifest(options.output, settings, share)
 
 
@@ -185,21 +190,6 @@ def _write_sheets(
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0
-
-
-def _check_sheet(sheet: Path, sources: Sequence[Path], share: Share) -> None:
-    if share.processes > 1:
-        raise ValueError(
-            f"--compare: found {share.processes} processes; expected one, which sees every "
-            "picture. Leave it out."
-        )
-    if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in {
-        s.resolve() for s in sources
-    }:
-        raise ValueError(
-            f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
-            "sheet.png. Rename it."
-        )
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -267,6 +257,20 @@ def _info(options: argparse.Namespace) -> int:
         free = memory.free_memory(restorer.device)
         free = int(options.free * 1e9) if options.free is not None else free
         print(f"plan          {restorer.plan(height, width, free=free)}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .export import export
+
+    instruction = export(
+        options.out, options.instruction, model=options.model, head=options.head,
+        text_encoder=options.text_encoder, half=options.half,
+    )  # fmt: skip
+    print(instruction)
+    if instruction.advice:
+        print(f"  {instruction.advice}")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -428,6 +432,7 @@ _COMMANDS = {
     "download": _download,
     "convert": _convert,
     "info": _info,
+    "export": _export,
     "corpus": _corpus,
     "train-reader": _train_reader,
     "train": _train,

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Callable, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import memory, strips
+from .checks import check_images, check_pieces, check_plain, check_strength
 from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
 from .model import InstructIR
 from .official import load_named
 from .reading import read_parts
+from .steady import Averages, Place
 from .text import InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+Steer = Callable[[Tensor], Tensor]
+"""The average of a block as found -> as it steers; see `strips.run`."""
 
 
 class Restorer:
@@ -138,6 +142,7 @@ class Restorer:
         overlap: int | None = None,
         progress: Progress | None = None,
         plan: Plan | None = None,
+        averages: Averages | None = None,
     ) -> Tensor:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
@@ -154,6 +159,8 @@ class Restorer:
         Without one a plan is made from the memory that is free, and where that runs out all the
         same, the frame is done again in smaller pieces.
 
+        ``averages`` steady the frames of a shot: hand the same to every call, in their order.
+
         Raises ValueError on NaN, wrong shapes, types or ranges, and `torch.OutOfMemoryError`; the
         input is never changed.
         """
@@ -162,7 +169,7 @@ class Restorer:
         check_strength(strength)
         height, width = frames.shape[1:3]
         masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
-        _check_pieces(tile_size, overlap, plan, (height, width))
+        check_pieces(tile_size, overlap, plan, (height, width))
         if not embeddings:
             return images
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
@@ -175,7 +182,7 @@ class Restorer:
 
             def run(pieces: Plan, index: int = index) -> Tensor:
                 return self._frame(
-                    result[index], embeddings, pieces, strength=strength,
+                    result[index], embeddings, pieces, strength=strength, averages=averages,
                     mask=None if masks is None else masks[index % len(masks)], overlap=overlap,
                     progress=None if progress is None else _one_of(progress, index, len(result)),
                 )  # fmt: skip
@@ -188,6 +195,45 @@ class Restorer:
             log.warning("Memory is short: %s. The result is not exact.", chosen)
         return result.reshape(images.shape)
 
+    def restore_frames(
+        self,
+        frames: Iterable[Tensor],
+        instructions: Instruction | Tensor | Sequence[Instruction | Tensor],
+        *,
+        strength: float = 1.0,
+        mask: Tensor | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        progress: Progress | None = None,
+        steady: bool = False,
+    ) -> Iterator[Tensor]:
+        """Restore (H, W, 3) frames one at a time, each as `restore` does, as they are asked for.
+
+        A frame is taken from ``frames`` when the one before has been handed on, so memory stays
+        that of one, however many there are. ``mask`` is one for all; ``progress`` is that of each
+        frame. With ``steady`` the averages that steer the network are carried along a shot, see
+        `steady`. Instructions and settings are checked at once, frames as they come.
+        """
+        embeddings = self._embeddings(instructions)
+        check_strength(strength)
+        if tile_size is not None:
+            check_tiles(tile_size, overlap)
+        averages = Averages() if steady else None
+
+        def restored() -> Iterator[Tensor]:
+            for frame in frames:
+                if frame.ndim != 3:
+                    raise ValueError(
+                        f"Found a frame of shape {tuple(frame.shape)}; expected (H, W, 3). Hand "
+                        "over the frames one by one."
+                    )
+                yield self.restore(
+                    frame, embeddings, strength=strength, mask=mask, tile_size=tile_size,
+                    overlap=overlap, progress=progress, averages=averages,
+                )  # fmt: skip
+
+        return restored()
+
     def _frame(
         self,
         pixels: Tensor,
@@ -198,8 +244,11 @@ class Restorer:
         mask: Tensor | None,
         overlap: int | None,
         progress: Progress | None,
+        averages: Averages | None = None,
     ) -> Tensor:
         """(H, W, 3) in [0, 1] and its (H, W, 1) mask -> (H, W, 3) on the same device."""
+        if averages is not None:
+            averages.begin(pixels)
         height, width = pixels.shape[:2]
         tile_and_overlap = None if plan.tile is None else _tiles(plan.tile, overlap)
         pieces = 1
@@ -215,15 +264,21 @@ class Restorer:
 
         frame = pixels.permute(2, 0, 1)[None].to(self.device)
         restored = frame
-        for embedding in embeddings:
+        for step, embedding in enumerate(embeddings):
+            places = ((plan.tile or 0, step, piece) for piece in count())
 
-            def run(tile: Tensor, embedding: Tensor = embedding) -> Tensor:
-                return self._run(tile, embedding, plan.strip, advance)
+            def run(
+                tile: Tensor, embedding: Tensor = embedding, places: Iterator[Place] = places
+            ) -> Tensor:
+                steers = partial(_steer, averages, next(places))
+                return self._run(tile, embedding, plan.strip, advance, steers)
 
             if tile_and_overlap is None:
                 restored = run(restored)
             else:
                 restored = run_tiled(run, restored, *tile_and_overlap)
+        if averages is not None:
+            averages.keep()
         blend: float | Tensor = strength
         if mask is not None:
             blend = strength * mask.to(self.device).permute(2, 0, 1)
@@ -232,7 +287,12 @@ class Restorer:
 
     @torch.inference_mode()
     def _run(
-        self, image: Tensor, embedding: Tensor, strip: int, advance: Callable[[], None]
+        self,
+        image: Tensor,
+        embedding: Tensor,
+        strip: int,
+        advance: Callable[[], None],
+        steers: Callable[[], Steer],
     ) -> Tensor:
         """(1, 3, H, W) float32 on the device -> the same, clamped."""
         embedding, size = embedding.to(self.device), strips.Strips(strip)
@@ -242,10 +302,13 @@ class Restorer:
             embedding.to(self.dtype),
             advance=advance,
             strips=size,
+            steer=steers(),
         ).float()
         if self.dtype != torch.float32 and not torch.isfinite(restored).all():
             log.warning("The network left the range of %s; run again in float32.", self.dtype)
-            restored = strips.run(_in_float32(self.network), image, embedding, strips=size)
+            restored = strips.run(
+                _in_float32(self.network), image, embedding, strips=size, steer=steers()
+            )
         if not torch.isfinite(restored).all():
             raise ValueError(
                 "The network gave NaN or infinity in float32; expected finite pixels. The weights "
@@ -271,7 +334,7 @@ class Restorer:
                     "restorer.encode(text) first."
                 )
             tensor = one.embedding if isinstance(one, Instruction) else one
-            _check_plain(tensor, "an embedding")
+            check_plain(tensor, "an embedding")
             if isinstance(one, Instruction) and self.reader is not None and one.model != self.name:
                 log.warning(
                     "The instruction %r was encoded by %r and is used with %r, which may not "
@@ -300,29 +363,24 @@ def best_device() -> torch.device:
 
 def _fit_masks(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """As `fit_mask`; that a mask was resized is logged."""
-    _check_plain(mask, "a mask")
+    check_plain(mask, "a mask")
     masks, note = fit_mask(mask, frames, height, width)
     if note is not None:
         log.warning("%s", note)
     return masks
 
 
-def _check_pieces(
-    tile_size: int | None, overlap: int | None, plan: Plan | None, size: tuple[int, int]
-) -> None:
-    if tile_size is not None:
-        check_tiles(tile_size, overlap)
-    if plan is not None and (plan.height, plan.width) != size:
-        height, width = size
-        raise ValueError(
-            f"Found a plan for {plan.width} x {plan.height} pixels; expected one for "
-            f"{width} x {height}. Make it with restorer.plan({height}, {width})."
-        )
-
-
 def _tiles(tile_size: int, overlap: int | None) -> tuple[int, int]:
     """The tiles of a plan: an overlap meant for larger ones is cut to half of them."""
     return check_tiles(tile_size, None if overlap is None else min(overlap, tile_size // 2))
+
+
+def _steer(averages: Averages | None, place: Place) -> Steer:
+    """By the averages as they are, or as they are carried along a shot."""
+    if averages is None:
+        return lambda average: average
+    blocks = count()
+    return lambda average: averages.carry((*place, next(blocks)), average)
 
 
 def _one_of(progress: Progress, index: int, count: int) -> Progress:
@@ -342,65 +400,3 @@ def _in_float32(network: InstructIR) -> InstructIR:
     exact.load_state_dict(weights, assign=True)
     exact.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return exact.eval().requires_grad_(False)
-
-
-def check_strength(strength: float) -> None:
-    """Raise ValueError unless it is a number from 0 to 1."""
-    if not isinstance(strength, Real) or not 0.0 <= float(strength) <= 1.0:
-        raise ValueError(f"strength is {strength!r}; expected 0 (unchanged) to 1 (restored).")
-
-
-def _check_plain(value: object, what: str) -> None:
-    """Raise ValueError unless it is an ordinary tensor with values in memory."""
-    if not isinstance(value, Tensor):
-        raise ValueError(
-            f"Found {what} of type {type(value).__name__}; expected a tensor. Convert it with "
-            "torch.as_tensor."
-        )
-    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
-        raise ValueError(
-            f"Found {what} of layout {value.layout} on {value.device}; expected a dense tensor "
-            "with values. Call .to_dense() on it, or load it."
-        )
-
-
-def check_images(images: Tensor) -> Tensor:
-    """(H, W, 3) or (B, H, W, 3) -> (B, H, W, 3), a view.
-
-    All frames are looked at before any work is done; ValueError names the first bad one.
-    """
-    expected = "expected (H, W, 3) or (B, H, W, 3) floats in [0, 1]"
-    _check_plain(images, "images")
-    if images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.numel():
-        raise ValueError(f"Found images of shape {tuple(images.shape)}; {expected}.")
-    if not images.is_floating_point():
-        raise ValueError(f"Found images of type {images.dtype}; {expected}. Divide bytes by 255.")
-    frames = images.reshape(-1, *images.shape[-3:])
-    for index, frame in enumerate(frames.detach()):
-        low, high = (float(v) for v in frame.aminmax())
-        where = f" in frame {index + 1} of {len(frames)}" if len(frames) > 1 else ""
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(
-                f"Found NaN or infinity among the pixels{where}; {expected}. A node or a file "
-                "before this one failed: look at its result."
-            )
-        # Decoders and sharpeners overshoot a little, which is clamped; bytes passed as floats
-        # and the light of a scene are not.
-        if low < -1.0 or high > 2.0:
-            raise ValueError(
-                f"Found pixels from {low:.3g} to {high:.3g}{where}; {expected}. "
-                + (
-                    "Divide 8-bit values by 255."
-                    if _are_bytes(frame, low, high)
-                    else "Tone-map a picture of high dynamic range (EXR, HDR), or clamp it to "
-                    "[0, 1]."
-                )
-            )
-    return frames
-
-
-def _are_bytes(frame: Tensor, low: float, high: float) -> bool:
-    """Whether pixels out of range are 8-bit levels, maybe resized, and not the light of a scene,
-    of which most lies below 1."""
-    whole = torch.equal(frame, frame.round())
-    return low >= 0.0 and high <= 255.0 and (whole or float(frame.median()) > 2.0)

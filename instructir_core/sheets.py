@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from . import pictures
+from . import pictures, video
 
 Pixels = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -137,3 +137,22 @@ def write(path: Path, sheet: Bytes) -> None:
     """Write a sheet, creating its folder; errors as `pictures.write`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures.write(path, pictures.Picture(sheet.astype(np.float32) / np.float32(255)))
+
+
+def check_place(sheet: Path, sources: Sequence[Path], processes: int) -> None:
+    """Raise ValueError where a sheet of these sources cannot be written."""
+    if processes > 1:
+        raise ValueError(
+            f"--compare: found {processes} processes; expected one, which sees every "
+            "picture. Leave it out."
+        )
+    if clips := [s for s in sources if s.suffix.lower() in video.FORMATS]:
+        raise ValueError(
+            f"--compare: found the video {clips[0]}; expected pictures. Leave one of them out."
+        )
+    taken = {s.resolve() for s in sources}
+    if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in taken:
+        raise ValueError(
+            f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
+            "sheet.png. Rename it."
+        )

@@ -89,16 +89,17 @@ def run(
     *,
     advance: Callable[[], None] = lambda: None,
     strips: Strips | None = None,
+    steer: Callable[[Tensor], Tensor] = lambda average: average,
 ) -> Tensor:
     """(1, 3, H, W) image and (1, 256) embedding -> (1, 3, H, W), as the network's ``forward``.
 
     Sizes that are no multiple of ``config.multiple`` are `mirrored` instead of padded with zeros:
     the network averages over all it is given, and a black border would count as a part of the
     picture. The result is that of ``forward`` on the mirrored picture, cropped back.
-    ``advance()`` runs after each of `count_blocks` blocks and may raise to stop.
+    ``advance()`` runs after each of `count_blocks` blocks and may raise to stop; ``steer`` turns
+    the (C,) average of each into the one to go on with.
     """
     strips = strips or Strips(strip_bytes(image.device))
-    height, width = image.shape[-2:]
     padded = _rows(mirrored(image, network.config.multiple))
 
     def blocks(
@@ -106,14 +107,13 @@ def run(
     ) -> None:
         for block in plain.children():
             assert isinstance(block, NAFBlock)
-            _block(x, gated, block, None, strips)
+            _block(x, gated, block, None, strips, steer)
             advance()
         if condition is not None:
             assert isinstance(condition, InstructionBlock)
             gate = torch.sigmoid(condition.fc(embedding))[0]
-            scale = condition.gamma.flatten() * gate
-            shift = condition.beta.flatten() * gate
-            _block(x, gated, condition.block, (scale, shift), strips)
+            affine = (condition.gamma.flatten() * gate, condition.beta.flatten() * gate)
+            _block(x, gated, condition.block, affine, strips, steer)
             advance()
 
     def level(depth: int, x: Tensor, spare: Tensor) -> None:
@@ -139,7 +139,7 @@ def run(
     del padded
     level(0, x, _empty(image, x.numel()))
     restored = _conv3x3(x, network.ending, image.new_empty(*x.shape[:2], 3), strips)
-    restored = restored[:height, :width]
+    restored = restored[: image.shape[-2], : image.shape[-1]]
     restored += _rows(image)
     return restored.permute(2, 0, 1)[None]
 
@@ -149,14 +149,19 @@ Affine = tuple[Tensor, Tensor]
 
 
 def _block(
-    x: Tensor, gated: Tensor, block: NAFBlock, affine: Affine | None, strips: Strips
+    x: Tensor,
+    gated: Tensor,
+    block: NAFBlock,
+    affine: Affine | None,
+    strips: Strips,
+    steer: Callable[[Tensor], Tensor],
 ) -> None:
     """One NAFNet block on (H, W, C), in place; what ``gated`` (H, W, C) held is lost.
 
     With an ``affine`` it is an instruction block: ``block(x * scale + shift) + x``.
     """
-    mean = _gate(x, gated, block, affine, strips)
-    _apply(x, gated, block, affine, mean, strips)
+    average = _gate(x, gated, block, affine, strips)
+    _apply(x, gated, block, affine, steer(average), strips)
 
 
 def _gate(

@@ -8,9 +8,9 @@ import torch
 from comfy_api.latest import io
 
 from ..instructir_core import Instruction
+from ..instructir_core.checks import check_images
 from ..instructir_core.masks import fill_hidden, fit_mask, is_empty
 from ..instructir_core.memory import Plan
-from ..instructir_core.pipeline import check_images
 from . import host
 from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, number, where_known
 

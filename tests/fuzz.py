@@ -38,8 +38,9 @@ from PIL import Image
 from tiny_model import CLASSES, tiny_parts
 
 from instructir_core import Restorer, checkpoint, pictures
-from instructir_core.batch import Manifest, Share, plan_files, read_lines
+from instructir_core.batch import plan_files
 from instructir_core.cli import main
+from instructir_core.manifest import Manifest, Share, read_lines
 from instructir_core.text import InstructionReader
 from instructir_core.training.published_sets import find_datasets
 

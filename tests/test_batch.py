@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from instructir_core import files
-from instructir_core.batch import Manifest, Share, plan_files, read_lines
+from instructir_core.batch import plan_files
 from instructir_core.cli import main
+from instructir_core.manifest import Manifest, Share, read_lines
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["a.png", "b.png", "day/a.png", "day/one/c.png", "day/two/c.png", "é 图.png"]

@@ -19,8 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from instructir_core import checkpoint, files, pictures, sheets
-from instructir_core.batch import Manifest, Share, plan_files, read_lines
+from instructir_core.batch import plan_files
 from instructir_core.cli import main
+from instructir_core.manifest import Manifest, Share, read_lines
 from instructir_core.pipeline import Restorer
 from instructir_core.text import TransformersEncoder, check_sentence
 
