@@ -77,9 +77,16 @@ def _are_bytes(frame: Tensor, low: float, high: float) -> bool:
     return low >= 0.0 and high <= 255.0 and (whole or float(frame.median()) > 2.0)
 
 
-def check_pieces(
-    tile_size: int | None, overlap: int | None, plan: Plan | None, size: tuple[int, int]
+def check_options(
+    strength: float,
+    tile_size: int | None,
+    overlap: int | None,
+    *,
+    plan: Plan | None,
+    size: tuple[int, int],
 ) -> None:
+    """Raise ValueError for options that make no sense for a picture of ``size`` (height, width)."""
+    check_strength(strength)
     if tile_size is not None:
         check_tiles(tile_size, overlap)
     if plan is not None and (plan.height, plan.width) != size:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import memory, strips
-from .checks import check_images, check_pieces, check_plain, check_strength
+from .checks import check_images, check_options, check_plain, check_strength
 from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
@@ -151,25 +151,22 @@ class Restorer:
         where all do, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
         or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
         nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
-        is exact at any size, and takes tiles only where memory is too short for that.
-        ``progress(done, total)`` runs after each block of the network and may raise to stop. The
-        result is detached, float32, on the images' device.
+        is exact, and takes tiles only where memory is too short. ``progress(done, total)`` runs
+        after each block and may raise to stop. The result is detached, float32, on their device.
 
         A ``plan``, made by `Restorer.plan` for pictures of this size, is carried out as it is.
         Without one a plan is made from the memory that is free, and where that runs out all the
-        same, the frame is done again in smaller pieces.
-
-        ``averages`` steady the frames of a shot: hand the same to every call, in their order.
+        same, the frame is done again in smaller pieces. ``averages`` steady the frames of a shot:
+        hand the same to every call, in their order.
 
         Raises ValueError on NaN, wrong shapes, types or ranges, and `torch.OutOfMemoryError`; the
         input is never changed.
         """
         frames = check_images(images)
         embeddings = self._embeddings(instructions)
-        check_strength(strength)
-        height, width = frames.shape[1:3]
-        masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
-        check_pieces(tile_size, overlap, plan, (height, width))
+        count, height, width, _ = frames.shape
+        masks = None if mask is None else _fit_masks(mask, count, height, width)
+        check_options(strength, tile_size, overlap, plan=plan, size=(height, width))
         if not embeddings:
             return images
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
@@ -178,13 +175,13 @@ class Restorer:
         free = memory.free_memory(self.device)
         chosen = plan or self.plan(height, width, free=free, tile_size=tile_size)
         # Frame by frame: memory stays that of one frame, however long the batch.
-        for index in range(len(result)):
+        for index in range(count):
 
             def run(pieces: Plan, index: int = index) -> Tensor:
                 return self._frame(
                     result[index], embeddings, pieces, strength=strength, averages=averages,
                     mask=None if masks is None else masks[index % len(masks)], overlap=overlap,
-                    progress=None if progress is None else _one_of(progress, index, len(result)),
+                    progress=None if progress is None else _one_of(progress, index, count),
                 )  # fmt: skip
 
             if plan is not None:

@@ -10,9 +10,9 @@ import torch
 from skimage import data
 
 from instructir_core import Restorer
+from instructir_core.evaluation.degradations import FROZEN
 from instructir_core.steady import RATE, Averages
 from instructir_core.tasks import TASKS
-from instructir_core.training.recipes import RECIPES
 
 PHOTOS = {"coffee": data.coffee, "astronaut": data.astronaut}
 FRAMES, SIZE, STEP = 16, 176, 5
@@ -31,7 +31,7 @@ def degraded(task: str, clean: np.ndarray, seed: int = 0) -> np.ndarray:
     """The whole scene under one haze, light or fading, then fresh noise of sigma 5 per frame."""
     random = np.random.default_rng(seed)
     wide = np.concatenate([clean[0], *(frame[:, -STEP:] for frame in clean[1:])], axis=1)
-    scene = RECIPES[task].degrade(wide, random)
+    scene = FROZEN[task](wide, random)
     frames = np.stack([scene[:, STEP * k : STEP * k + SIZE] for k in range(len(clean))])
     return np.clip(frames + random.normal(0, 5 / 255, frames.shape), 0, 1).astype(np.float32)
 
