@@ -9,9 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, Interrupted, import_pack
+from PIL import Image
 
 from instructir_core import Restorer
 
@@ -27,9 +29,10 @@ def nodes(fake: FakeHost, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     folder.mkdir(parents=True)
     shutil.copy(weights, folder / "tiny.safetensors")
     pack = import_pack(monkeypatch, fake)
-    load, encode, restore = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    listed = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    names = ("load", "encode", "restore", "picture", "video", "compare")
     host = sys.modules["installed_pack.nodes.host"]
-    return SimpleNamespace(load=load, encode=encode, restore=restore, host=host)
+    return SimpleNamespace(**dict(zip(names, listed, strict=True)), host=host)
 
 
 def values(output: Any) -> Any:
@@ -339,3 +342,35 @@ def test_model_menu_and_files(nodes: SimpleNamespace, fake: FakeHost) -> None:
 def test_precision(nodes: SimpleNamespace) -> None:
     managed = values(nodes.load.execute("tiny.safetensors", "bf16"))
     assert next(managed.restorer.network.parameters()).dtype == torch.bfloat16
+
+
+def test_sample_pictures_are_there(nodes: SimpleNamespace) -> None:
+    samples = sys.modules["installed_pack.nodes.samples"]
+    for name, file in samples.PICTURES.items():
+        image = values(nodes.picture.execute(name))
+        with Image.open(samples.FOLDER / file) as opened:
+            assert tuple(image.shape) == (1, opened.height, opened.width, 3)
+            assert np.array_equal((image[0].numpy() * 255).round(), np.asarray(opened))
+    assert Path(values(nodes.video.execute()).path).is_file()
+    with pytest.raises(ValueError, match="picture is 'cat'; expected one of face"):
+        nodes.picture.execute("cat")
+
+
+def test_before_and_after_side_by_side(nodes: SimpleNamespace) -> None:
+    before, after = torch.full((1, 40, 60, 3), 0.2), torch.full((2, 40, 60, 4), 0.8)
+    sheet = values(nodes.compare.execute(before, after, "noise 97%"))
+    assert len(sheet) == 2 and sheet.shape[-1] == 3
+    # Both are found in it, whole and unchanged, one right of the other.
+    dark, light = (
+        torch.nonzero((sheet[0] == round(value * 255) / 255).all(-1)) for value in (0.2, 0.8)
+    )
+    assert len(dark) >= 2400 and len(light) >= 2400
+    assert dark[:, 1].float().mean() < light[:, 1].float().mean()
+    bare = values(nodes.compare.execute(before, after))
+    assert bare.shape[1] < sheet.shape[1]  # no room is kept for words
+    grey = values(nodes.compare.execute(before[..., :1], after))
+    assert torch.equal(grey, bare)
+    large = values(nodes.compare.execute(before, torch.full((1, 80, 120, 3), 0.8), width=64))
+    assert large.shape[2] >= 128  # of one size, each 64 wide
+    with pytest.raises(ValueError, match=r"Found before of shape \(2, 40.*expected \(1 or 3"):
+        nodes.compare.execute(before.expand(2, -1, -1, -1), torch.rand(3, 40, 60, 3))

@@ -13,7 +13,7 @@ from fake_host import FakeHost, import_pack
 
 SNAPSHOT = Path(__file__).parent / "host" / "object_info.json"
 SPEC = ("tooltip", "lazy", "advanced", "default", "min", "max", "step", "multiline", "options",
-        "display")  # fmt: skip
+        "display", "forceInput")  # fmt: skip
 
 
 def described(node: Any) -> dict[str, Any]:
@@ -24,6 +24,8 @@ def described(node: Any) -> dict[str, Any]:
         given = {**one.options, **one.extra_dict}
         if "display_mode" in given:
             given["display"] = given.pop("display_mode")
+        if "force_input" in given:
+            given["forceInput"] = given.pop("force_input")
         kind = "optional" if given.pop("optional", False) else "required"
         assert not set(given) - set(SPEC), f"{one.arguments[0]}: describe this option too"
         if one.arguments[0] == "model_name":  # depends on the files there
