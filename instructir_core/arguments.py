@@ -41,10 +41,14 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     download = actions.add_parser("download", help="fetch the official model once")
     download.add_argument("model", choices=["7d"])
     download.set_defaults(run=run["download"])
-    convert = actions.add_parser("convert", help="make one .safetensors of upstream's .pt files")
+    convert = actions.add_parser("convert", help="make one .safetensors of several files")
     convert.add_argument("network", type=Path)
     convert.add_argument("out", type=Path)
     convert.add_argument("--head", type=Path, help="lm_instructir-7d.pt")
+    convert.add_argument(
+        "--reader", type=Path, metavar="FILE",
+        help="a file whose sentence encoder and head take the place of the network file's",
+    )  # fmt: skip
     convert.add_argument("--half", action="store_true", help="store as float16")
     convert.set_defaults(run=run["convert"])
     info = actions.add_parser("info", help="what a weight file holds")
@@ -58,6 +62,20 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     corpus.add_argument("--seed", type=int, default=0)
     corpus.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     corpus.set_defaults(run=run["corpus"])
+
+    reader = commands.add_parser(
+        "train-reader", help="train the sentence encoder and the head alone"
+    )
+    reader.add_argument("out", type=Path, metavar="OUT.safetensors", help="--init, reading anew")
+    reader.add_argument("--init", default="mini", metavar="MODEL", help="mini or a weight file")
+    reader.add_argument("--steps", type=int, default=7000, help="batches of 64 sentences")
+    reader.add_argument("--seed", type=int, default=0)
+    reader.add_argument(
+        "--splits", nargs="*", default=["train", "test"], help="parts of the corpus to train on"
+    )
+    reader.add_argument("--teacher", type=Path, help="folder of a sentence model to distil")
+    reader.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
+    reader.set_defaults(run=run["train-reader"])
 
     train = commands.add_parser(
         "train", help="train on data sets or clean photos; also under `accelerate launch`"

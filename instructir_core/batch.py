@@ -23,10 +23,10 @@ import torch
 
 from . import memory, pictures
 from .files import append_line
+from .instruction import Instruction
 from .masks import fill_hidden
 from .memory import Plan
 from .pipeline import Restorer
-from .text import Instruction
 
 Job = tuple[Path, Path]
 """The source and the target of one picture."""

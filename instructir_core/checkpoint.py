@@ -285,13 +285,20 @@ def save(
 
 
 def convert(
-    network_path: Path, out: Path, *, head_path: Path | None = None, half: bool = False
+    network_path: Path,
+    out: Path,
+    *,
+    head_path: Path | None = None,
+    reader_path: Path | None = None,
+    half: bool = False,
 ) -> Path:
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
-    Raises ValueError when ``out`` is one of the inputs or has another suffix, and as `load`.
+    ``reader_path`` is a file of ours whose sentence encoder and head are taken in place of the
+    network file's. Raises ValueError when ``out`` is one of the inputs or has another suffix, when
+    both are given or there is no reader in it, and as `load`.
     """
-    sources = [p for p in (network_path, head_path) if p is not None]
+    sources = [p for p in (network_path, head_path, reader_path) if p is not None]
     if out.suffix != ".safetensors" or any(out.resolve() == p.resolve() for p in sources):
         raise ValueError(
             f"{out}: expected a new file ending in .safetensors, which is none of the inputs. "
@@ -300,8 +307,11 @@ def convert(
     source = load(network_path)
     if source.network is None:
         load_network(network_path)  # raises, saying what was found
-    head, tasks = (source.head, source.tasks) if head_path is None else load_head(head_path)
-    encoder = source.text_encoder if isinstance(source.text_encoder, HashedEncoder) else None
+    reader = source
+    if reader_path is not None:
+        reader = _reader(reader_path, alone=head_path is None)
+    head, tasks = (reader.head, reader.tasks) if head_path is None else load_head(head_path)
+    encoder = reader.text_encoder if isinstance(reader.text_encoder, HashedEncoder) else None
     provenance = source.provenance | {
         "converted_from": [{"file": p.name, "sha256": sha256(p)} for p in sources]
     }
@@ -309,3 +319,14 @@ def convert(
     dtype = torch.float16 if half else None
     save(out, source.network, head, tasks, encoder, provenance, dtype=dtype)
     return out
+
+
+def _reader(path: Path, *, alone: bool) -> Checkpoint:
+    reader = load(path)
+    if not alone or reader.head is None or reader.text_encoder is None:
+        found = "no sentence encoder and head" if alone else "a head beside it"
+        raise ValueError(
+            f"{path}: found {found}; expected a .safetensors of this package that brings both. "
+            "Choose another file, or leave --reader or --head out."
+        )
+    return reader

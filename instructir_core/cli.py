@@ -71,9 +71,9 @@ def _restore(options: argparse.Namespace) -> int:
     manifest = None
     if options.recursive or options.resume or share.processes > 1:
         manifest = _manifest(options, share)
-    instructions = [restorer.encode(text) for text in options.instruction]
-    for instruction in instructions:
-        print(instruction)
+    instructions = [part for text in options.instruction for part in restorer.read(text)]
+    for number, instruction in enumerate(instructions, 1):
+        print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
         if instruction.advice:
             print(f"  {instruction.advice}")
     jobs = [*share.take(jobs)]
@@ -174,7 +174,11 @@ def _download(_: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     path = checkpoint.convert(
-        options.network, options.out, head_path=options.head, half=options.half
+        options.network,
+        options.out,
+        head_path=options.head,
+        reader_path=options.reader,
+        half=options.half,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0
@@ -215,6 +219,24 @@ def _corpus(options: argparse.Namespace) -> int:
     corpus = load_corpus(options.seed, excluded=excluded)
     write_tsv(options.out, corpus)
     print(card(corpus))
+    return 0
+
+
+def _train_reader(options: argparse.Namespace) -> int:
+    from .evaluation.experiments import read_sentences
+    from .training.corpus import SPLITS, load_corpus
+    from .training.sentence_training import train_reader
+
+    if unknown := set(options.splits) - set(SPLITS):
+        raise ValueError(f"--splits {', '.join(unknown)}: expected some of {', '.join(SPLITS)}.")
+    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
+    whole = load_corpus(options.seed, excluded=excluded)
+    corpus = [s for s in whole if s.split in options.splits]
+    init = official.load_named(options.init)
+    path = train_reader(
+        init, options.out, corpus, seed=options.seed, steps=options.steps, teacher=options.teacher
+    )
+    print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --reader {path}")
     return 0
 
 
@@ -371,6 +393,7 @@ _COMMANDS = {
     "convert": _convert,
     "info": _info,
     "corpus": _corpus,
+    "train-reader": _train_reader,
     "train": _train,
     "datasets": _datasets,
     "degradations": _contact_sheet,

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from . import memory, strips
+from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
 from .model import InstructIR
 from .official import load_named
-from .text import Instruction, InstructionReader
+from .reading import read_parts
+from .text import InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
 log = logging.getLogger(__name__)
@@ -102,15 +104,28 @@ class Restorer:
             tile=tile_size,
         )
 
+    def read(self, text: str) -> tuple[Instruction, ...]:
+        """What a sentence asks for, one instruction each, in the order to carry out; never empty.
+
+        Errors as `encode`, which reads it as one.
+        """
+        return read_parts(text, self._reader())
+
     def encode(self, text: str) -> Instruction:
-        """Read a sentence. Raises ValueError when it is empty, or the model has no reader."""
+        """Read a sentence as one instruction.
+
+        Raises ValueError when it is empty, or the model has no reader.
+        """
+        return self._reader().read(text)
+
+    def _reader(self) -> InstructionReader:
         if self.reader is None:
             raise ValueError(
                 f"The model {self.name!r} has no instruction head and text encoder; expected both "
                 "to read a sentence. Load it with head=lm_instructir-7d.pt and text_encoder="
                 "a folder of bge-micro-v2, or pass an instruction encoded elsewhere to restore."
             )
-        return self.reader.read(text)
+        return self.reader
 
     def restore(
         self,
@@ -127,7 +142,8 @@ class Restorer:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
         ``instructions`` are applied in order, each to the result of the one before (paper,
-        figure 7); a bare (1, 256) embedding will do. ``strength`` (0 to 1) and ``mask``, (H, W)
+        figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out, and
+        where all do, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
         or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
         nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
         is exact at any size, and takes tiles only where memory is too short for that.
@@ -147,6 +163,8 @@ class Restorer:
         height, width = frames.shape[1:3]
         masks = None if mask is None else _fit_masks(mask, len(frames), height, width)
         _check_pieces(tile_size, overlap, plan, (height, width))
+        if not embeddings:
+            return images
         result = frames.detach().to(torch.float32, copy=True).clamp_(0.0, 1.0)
         if strength == 0.0 or (masks is not None and is_empty(masks)):
             return result.reshape(images.shape)
@@ -238,6 +256,7 @@ class Restorer:
     def _embeddings(
         self, instructions: Instruction | Tensor | Sequence[Instruction | Tensor]
     ) -> list[Tensor]:
+        """Those to run the network with: of all instructions but what asks for nothing."""
         several = (
             [instructions] if isinstance(instructions, (Instruction, Tensor)) else [*instructions]
         )
@@ -262,7 +281,10 @@ class Restorer:
                     f"Found an embedding of shape {tuple(tensor.shape)}; expected (1, {width}), "
                     "all finite. Encode the sentence with the model's own encoder."
                 )
-            embeddings.append(tensor.detach().reshape(1, width))
+            if isinstance(one, Instruction) and one.asks_nothing:
+                log.warning("%r: the picture is left as it is. %s", one.text, one.advice)
+            else:
+                embeddings.append(tensor.detach().reshape(1, width))
         return embeddings
 
 

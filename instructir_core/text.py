@@ -12,7 +12,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,58 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tasks import NO_TASK, TASK_WORDS
+from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction
+from .tasks import NO_TASK
 
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512
 MAX_KNOWN = 1024
 """Sentences whose instructions are kept in memory."""
-SECOND_TASK = 0.2
-"""A task read with at least this probability counts as asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Instruction:
-    """A sentence as the image network sees it; ``eq=False`` because it holds a tensor."""
-
-    text: str
-    embedding: Tensor
-    """(1, 256) float32, unit norm, on the CPU."""
-    task: str
-    """The most probable task, one of `tasks.CLASSES`."""
-    probabilities: dict[str, float]
-    """Probability of every task that the model knows; they sum to 1."""
-    model: str
-    """Name of the model that encoded it; embeddings of different models do not mix."""
-
-    def copy(self) -> Instruction:
-        """The same with tensors of its own."""
-        own = dict(self.probabilities)
-        return replace(self, embedding=self.embedding.clone(), probabilities=own)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Every task the sentence seems to ask for, most probable first."""
-        asked = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
-        return tuple(t for t in asked if t == self.task or self.probabilities[t] >= SECOND_TASK)
-
-    @property
-    def advice(self) -> str | None:
-        """What to do about a sentence that asks for more than one thing or for none, or None."""
-        if self.task == NO_TASK:
-            return "This sentence names nothing that the model restores. Say what is wrong."
-        if len(self.tasks) < 2 or NO_TASK in self.tasks[:2]:
-            return None
-        read = " and ".join(TASK_WORDS[t] for t in self.tasks)
-        return (
-            f"This sentence is about {read} at once. Give each its own instruction and chain "
-            "them: the network is trained to do one thing at a time."
-        )
-
-    def __str__(self) -> str:
-        read = " + ".join(f"{t} {self.probabilities[t]:.0%}" for t in self.tasks)
-        return f"{self.text!r}: {read}"
 
 
 class InstructionHead(nn.Module):
@@ -135,10 +91,16 @@ class HashedEncoderConfig:
     width: int = 96
     heads: int = 4
     layers: int = 1
+    reach: int = 1
+    """Convolutions over neighbouring words, each over twice the distance of the one before."""
+    languages: tuple[str, ...] = ()
+    """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
 
     def __post_init__(self) -> None:
-        sizes = (self.buckets, self.width, self.heads, self.layers)
-        if not all(isinstance(n, int) and n > 0 for n in sizes) or self.width % self.heads:
+        sizes = (self.buckets, self.width, self.heads, self.layers, self.reach)
+        known = all(isinstance(language, str) for language in self.languages)
+        counted = all(isinstance(n, int) and n > 0 for n in sizes)
+        if not (known and counted) or self.width % self.heads:
             raise ValueError(
                 f"found a text encoder of {self}; expected positive whole numbers, the width a "
                 "multiple of the heads. Get the file again"
@@ -147,12 +109,13 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
+        values = {"reach": 1, "languages": (), **values}  # the first files say neither
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
                 f"{sorted(cls.__dataclass_fields__)}. Update this package"
             )
-        return cls(**values)
+        return cls(**{**values, "languages": tuple(values["languages"])})
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
@@ -173,6 +136,11 @@ def tokenize(text: str) -> list[str]:
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
     return _TOKEN.findall(text) or [text.strip() or " "]
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each token of `tokenize` begins and ends in a text as it stands."""
+    return [match.span() for match in _TOKEN.finditer(text)]
 
 
 def _hash(feature: str, buckets: int) -> int:
@@ -216,6 +184,9 @@ class HashedEncoder(nn.Module):
         self.width = width = config.width
         self.table = nn.EmbeddingBag(config.buckets, width, mode="mean")
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
+        self.further = nn.ModuleList(
+            nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(1, config.reach)
+        )
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, config.heads, 2 * width, 0.1, "gelu", batch_first=True, norm_first=True
@@ -223,11 +194,19 @@ class HashedEncoder(nn.Module):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)
+        # One class more than languages: any other. Words and pieces alone tell, without order.
+        self.language = nn.Linear(width, len(config.languages) + 1) if config.languages else None
 
     def forward(
         self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
     ) -> Tensor:
-        """Lists of tokens -> (B, width) unit vectors.
+        """Lists of tokens -> (B, width) unit vectors; ``drop_words`` as in `look_up`."""
+        return self.combine(*self.look_up(sentences, drop_words))
+
+    def look_up(
+        self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Lists of tokens -> their vectors (B, T, width), and the (B, T) mask of those there are.
 
         ``drop_words`` (training only): for each token in order, True to hide the whole-word
         vectors, so that the pieces learn to carry a misspelt word.
@@ -248,9 +227,12 @@ class HashedEncoder(nn.Module):
         counts = [len(tokens) for tokens in sentences]
         x = nn.utils.rnn.pad_sequence(list((words + pieces).split(counts)), batch_first=True)
         counts_t = torch.tensor(counts, device=device)
-        mask = torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
+        return x, torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
 
-        x = x + F.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
+    def combine(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The vectors of words (B, T, width) and their mask -> (B, width) unit vectors."""
+        for convolution in (self.neighbours, *self.further):
+            x = x + F.gelu(convolution(x.transpose(1, 2))).transpose(1, 2) * mask[..., None]
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~mask)
         return F.normalize(mean_pool(self.norm(x), mask), dim=-1)
@@ -263,6 +245,14 @@ class HashedEncoder(nn.Module):
             if len(found) > MAX_TOKENS:
                 _warn_truncated(text, len(found))
         return self([t[:MAX_TOKENS] for t in tokens]).float().cpu()
+
+    @torch.inference_mode()
+    def foreign(self, sentences: Sequence[str]) -> Tensor:
+        """(B,) probability that each is in none of the languages of the config; 0 without any."""
+        if self.language is None:
+            return torch.zeros(len(sentences))
+        x, mask = self.look_up([tokenize(s)[:MAX_TOKENS] for s in sentences])
+        return self.language(mean_pool(x, mask)).softmax(-1)[:, -1].float().cpu()
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -338,26 +328,57 @@ class InstructionReader:
         self.encoder, self.head, self.tasks, self.model = encoder, head, tuple(tasks), model
         self.known: dict[str, Instruction] = {}
 
-    @torch.inference_mode()
     def read(self, text: str) -> Instruction:
         """Encode one sentence; raises ``ValueError`` when it is empty."""
-        text = check_sentence(text)
-        if text in self.known:
-            return self.known[text].copy()
-        embedding, logits = self.head(self.encoder.encode([text]))
-        probabilities = dict(zip(self.tasks, logits[0].softmax(-1).tolist(), strict=True))
-        # Cloned, so that it is an ordinary tensor that may be saved or trained on.
-        instruction = Instruction(
-            text,
-            embedding.detach().clone(),
-            max(probabilities, key=probabilities.__getitem__),
-            probabilities,
-            self.model,
-        )
-        if len(self.known) >= MAX_KNOWN:
+        return self.read_all([text])[0]
+
+    @torch.inference_mode()
+    def read_all(self, texts: Sequence[str]) -> list[Instruction]:
+        """Encode sentences, several at once; raises ``ValueError`` when one is empty."""
+        texts = [check_sentence(text) for text in texts]
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if len(self.known) + len(new) > MAX_KNOWN:
             self.known.clear()
-        self.known[text] = instruction
-        return instruction.copy()
+            new = list(dict.fromkeys(texts))
+        if new:
+            embeddings, logits = self.head(self.encoder.encode(new))
+            foreign, languages = self._foreign(new)
+            for text, embedding, row, other in zip(
+                new, embeddings, logits.softmax(-1).tolist(), foreign, strict=True
+            ):
+                probabilities = _without(dict(zip(self.tasks, row, strict=True)), other)
+                # Cloned, so that it is an ordinary tensor that may be saved or trained on.
+                self.known[text] = Instruction(
+                    text,
+                    embedding[None].detach().clone(),
+                    _strongest(probabilities),
+                    probabilities,
+                    self.model,
+                    languages if other >= UNKNOWN_LANGUAGE else (),
+                )
+        return [self.known[text].copy() for text in texts]
+
+    def _foreign(self, texts: Sequence[str]) -> tuple[list[float], tuple[str, ...]]:
+        """How probably each is in no language that the encoder knows, and those it knows."""
+        if not isinstance(self.encoder, HashedEncoder) or NO_TASK not in self.tasks:
+            return [0.0] * len(texts), ()
+        return self.encoder.foreign(texts).tolist(), self.encoder.config.languages
+
+
+def _without(probabilities: dict[str, float], foreign: float) -> dict[str, float]:
+    """What a sentence asks for when it is in an unknown language with this probability: nothing."""
+    if not foreign:
+        return probabilities
+    shares = {task: p * (1.0 - foreign) for task, p in probabilities.items()}
+    return {**shares, NO_TASK: shares[NO_TASK] + foreign}
+
+
+def _strongest(probabilities: Mapping[str, float]) -> str:
+    """The most probable task; `NO_TASK` only where it is as probable as all others together."""
+    best = max(probabilities, key=probabilities.__getitem__)
+    if best == NO_TASK and probabilities[best] < NOTHING:
+        best = max((t for t in probabilities if t != best), key=probabilities.__getitem__)
+    return best
 
 
 def config_to_json(encoder: HashedEncoder) -> str:

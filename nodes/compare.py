@@ -41,7 +41,7 @@ class BeforeAfter(io.ComfyNode):
                         max=LARGEST_WIDTH,
                         step=8,
                         optional=True,
-                        tooltip="Wider pictures are shrunk to this; smaller ones keep their pixels.",
+                        tooltip="Wider pictures are shrunk to this for the sheet; smaller are not.",
                     )
                 ),
             ],

@@ -12,6 +12,7 @@ from .types import CATEGORY, INSTRUCTION, RESTORER, choice, where_known
 FROM_TEXT = "from text"
 PRESETS = {task.label: task.prompt for task in TASKS.values()}
 """Name in the menu -> sentence; saved workflows hold the names, so they never change."""
+LEFT_ALONE = "Restore Image leaves the picture as it is."
 
 
 class EncodeInstruction(io.ComfyNode):
@@ -22,8 +23,8 @@ class EncodeInstruction(io.ComfyNode):
             display_name="Encode Instruction",
             category=CATEGORY,
             description=(
-                "Turns a sentence into an instruction for Restore Image. Say one thing per "
-                "instruction and chain several through 'previous'."
+                "Turns a sentence into instructions for Restore Image. A sentence that asks for "
+                "several things is carried out part by part; chain more through 'previous'."
             ),
             inputs=[
                 RESTORER.Input(
@@ -56,7 +57,7 @@ class EncodeInstruction(io.ComfyNode):
                 io.String.Output(
                     "task",
                     display_name="task",
-                    tooltip="The task read in the sentence, and how sure the model is.",
+                    tooltip="The tasks read in the sentence, in order, and how surely.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -73,10 +74,21 @@ class EncodeInstruction(io.ComfyNode):
     ) -> io.NodeOutput:
         preset = choice("preset", preset, (FROM_TEXT, *PRESETS))
         sentence = text if preset == FROM_TEXT else PRESETS[preset]
-        instruction = restorer.restorer.encode(sentence)
-        task = ", ".join(
-            f"{TASK_WORDS[t]} {instruction.probabilities[t]:.0%}" for t in instruction.tasks
-        )
-        shown = f"{task}\n{instruction.advice}" if instruction.advice else task
+        parts = restorer.restorer.read(sentence)
+        task = ", then ".join(_reading(part) for part in parts)
+        lines = [task]
+        if len(parts) > 1:
+            lines = [f"{number}. {_reading(p)}: {p.text}" for number, p in enumerate(parts, 1)]
+        for part in parts:
+            lines += [LEFT_ALONE] if part.asks_nothing else []
+            lines += [part.advice] if part.advice else []
+        shown = "\n".join(lines)
         host.show_text(cls, shown)
-        return io.NodeOutput((*(previous or ()), instruction), task, ui={"text": (shown,)})
+        return io.NodeOutput((*(previous or ()), *parts), task, ui={"text": (shown,)})
+
+
+def _reading(instruction: Instruction) -> str:
+    """The tasks that were read, and how surely."""
+    return ", ".join(
+        f"{TASK_WORDS[t]} {instruction.probabilities[t]:.0%}" for t in instruction.tasks
+    )

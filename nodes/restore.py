@@ -121,10 +121,15 @@ class RestoreImage(io.ComfyNode):
             return io.NodeOutput(image)
         assert restorer is not None  # asked for at any other strength
         _check_origin(restorer, instruction)
+        asked = tuple(one for one in instruction if not one.asks_nothing)
+        notes = [f"Left as it is: {o.text!r}. {o.advice}" for o in instruction if o.asks_nothing]
+        if not asked:
+            return _said(cls, image, notes)
         colours = image[..., :3] if channels != 1 else image.expand(-1, -1, -1, 3)
         check_images(colours)
         frames, height, width = image.shape[:3]
-        masks, notes = _masks(mask, frames, height, width)
+        masks, more = _masks(mask, frames, height, width)
+        notes += more
         if masks is not None and is_empty(masks):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         result = host.result_like(image)
@@ -144,7 +149,7 @@ class RestoreImage(io.ComfyNode):
                     part: torch.Tensor | None = part,
                 ) -> torch.Tensor:
                     return restorer.restorer.restore(
-                        colour, instruction, strength=strength, mask=part,
+                        colour, asked, strength=strength, mask=part,
                         overlap=overlap, progress=progress, plan=chosen,
                     )  # fmt: skip
 

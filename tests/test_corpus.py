@@ -14,17 +14,16 @@ from tiny_model import DATA
 
 from instructir_core.cli import main
 from instructir_core.evaluation.experiments import read_sentences
-from instructir_core.tasks import CLASSES
+from instructir_core.tasks import CLASSES, NO_TASK
 from instructir_core.text import tokenize
-from instructir_core.training import corpus
+from instructir_core.training import corpus, framing
 from instructir_core.training.corpus import (
     SPEAKERS,
     SPLITS,
     card,
-    join,
     load_corpus,
-    vary,
 )
+from instructir_core.training.framing import join, vary
 
 TEST_FILES = sorted(DATA.glob("*sentences*.tsv"))
 EXCLUDED = [text for path in TEST_FILES for _, text in read_sentences(path)]
@@ -83,8 +82,9 @@ def test_split_parts_no_meaning() -> None:
 
 
 def test_no_near_duplicates_within_a_task() -> None:
-    # By the definition itself: every pair of one task.
-    bags = [corpus._bag(s.text) for s in CORPUS if s.task == "rain"]
+    # By the definition itself: every pair of one task, in a spaced and an unspaced language.
+    own = [s for s in CORPUS if s.task == "rain" and s.language in ("en", "zh-Hant")]
+    bags = [corpus._bag(s.text) for s in own]
     for one, other in itertools.combinations(bags, 2):
         assert len(one & other) < 0.9 * len(one | other)
 
@@ -92,6 +92,22 @@ def test_no_near_duplicates_within_a_task() -> None:
 def test_test_sentences_are_enough() -> None:
     counts = Counter(task for task, _ in read_sentences(DATA / "test_sentences.tsv"))
     assert all(counts[task] >= 25 for task in CLASSES)
+    for language in set(LANGUAGES) - {"en"}:
+        rows = read_sentences(DATA / f"test_sentences_{language}.tsv")
+        counts = Counter(task for task, _ in rows)
+        assert all(counts[task] >= 12 for task in CLASSES), language
+
+
+@pytest.mark.parametrize("language", ["", "_zh"])
+@pytest.mark.parametrize("kind", ["negation", "opposite", "two_step"])
+def test_hard_test_sentences_are_enough(kind: str, language: str) -> None:
+    rows = read_sentences(DATA / f"{kind}_sentences{language}.tsv")
+    assert len({key(text) for _, text in rows}) >= 60
+    for tasks, _ in rows:
+        parts = tasks.split(",")
+        assert set(parts) <= set(CLASSES)
+        assert len(set(parts)) == len(parts) == (2 if kind == "two_step" else 1)
+        assert kind != "opposite" or parts == [NO_TASK]
 
 
 def test_excluded_sentences_stay_out() -> None:
@@ -108,19 +124,46 @@ def test_same_seed_same_corpus() -> None:
     assert english == [s for s in load_corpus(1, 3) if s.language == "en"]
 
 
-@pytest.mark.parametrize("text", ["remove the rain", "去掉照片里的雨，谢谢"])
-def test_variants(text: str) -> None:
-    one = [vary(text, np.random.default_rng(s)) for s in range(60)]
-    assert one == [vary(text, np.random.default_rng(s)) for s in range(60)]
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "remove the rain"),
+        ("de", "den Regen wegmachen, für größere Abzüge"),
+        ("ru", "убери дождь с фото, ещё мокро"),
+        ("zh", "去掉照片里的雨，谢谢"),
+        ("zh-Hant", "幫我把照片裡的雨去掉，謝謝"),
+        ("ja", "写真のノイズをぜんぶ消して、お願い"),
+        ("ko", "사진에 찍힌 비 좀 지워주세요"),
+    ],
+)
+def test_variants(language: str, text: str) -> None:
+    one = [vary(text, np.random.default_rng(s), language) for s in range(60)]
+    assert one == [vary(text, np.random.default_rng(s), language) for s in range(60)]
     assert len(set(one)) > 10
     letters = {c for variant in one for c in variant if c.isascii() and c.isalpha()}
-    assert text.isascii() or letters <= set("q")  # no slips of an English keyboard
+    assert language in ("en", "de") or letters <= set("q")  # no slips of an English keyboard
+    # Some people type no umlauts and no ё.
+    assert language not in ("de", "ru") or any("groessere" in v or " еще" in v for v in one)
+    # Koreans leave out spaces at will.
+    assert language != "ko" or any("찍힌비좀" in v for v in one)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_its_frame(language: str) -> None:
+    frame = framing._FRAMES[language]
+    for part in frame:
+        options = part.split("|")
+        assert len(options) >= 8 and len(set(options)) == len(options)
+        assert all(o.strip() for o in options)
+    drawn = {vary("ж", np.random.default_rng(s), language) for s in range(400)}
+    assert any(v.startswith(tuple(frame.openings.split("|"))) for v in drawn)
+    assert any(v.endswith(tuple(frame.closings.split("|"))) for v in drawn)
 
 
 def test_two_requests_are_joined_in_their_language() -> None:
-    joined = join("remove the rain.", "brighten it", np.random.default_rng(0))
+    joined = join("remove the rain.", "brighten it", np.random.default_rng(0), "en")
     assert joined.startswith("remove the rain") and joined.endswith("brighten it")
-    joined = join("去雨。", "提亮", np.random.default_rng(0))
+    joined = join("去雨。", "提亮", np.random.default_rng(0), "zh")
     assert joined.startswith("去雨") and joined.endswith("提亮") and not joined.isascii()
     assert "。" not in joined and " and " not in joined
 
@@ -128,8 +171,8 @@ def test_two_requests_are_joined_in_their_language() -> None:
 def test_unknown_names_and_broken_lines_are_refused() -> None:
     with pytest.raises(ValueError, match="split 'dev'; expected one of train"):
         load_corpus(split="dev")
-    with pytest.raises(ValueError, match=r"no corpus in fr; there is en"):
-        load_corpus(languages=["fr"])
+    with pytest.raises(ValueError, match=r"no corpus in fi; there is"):
+        load_corpus(languages=["fi"])
     for line in ("noise\tadult\tno tabs enough", "noize\tadult\tm\tt", "noise\tdog\tm\tt"):
         with pytest.raises(ValueError, match=r"xx\.tsv, line 2: found .*expected task, speaker"):
             list(corpus._handwritten("xx.tsv", "# note\n" + line))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_host import FakeHost, Interrupted, import_pack
 from PIL import Image
+from word_reader import WordReader
 
 from instructir_core import Restorer
 
@@ -207,7 +208,9 @@ class _Elsewhere:
 def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) -> None:
     network = _Elsewhere()
     core = SimpleNamespace(
-        network=network, device=torch.device("cpu"), plan=lambda *_: SimpleNamespace(bytes=1)
+        network=network,
+        device=torch.device("cpu"),
+        plan=lambda *_, **__: SimpleNamespace(bytes=1),
     )
     managed = nodes.host.ManagedRestorer(core)
     managed.patcher.load_device = torch.device("meta")  # a device that is not the CPU
@@ -374,3 +377,28 @@ def test_before_and_after_side_by_side(nodes: SimpleNamespace) -> None:
     assert large.shape[2] >= 128  # of one size, each 64 wide
     with pytest.raises(ValueError, match=r"Found before of shape \(2, 40.*expected \(1 or 3"):
         nodes.compare.execute(before.expand(2, -1, -1, -1), torch.rand(3, 40, 60, 3))
+
+
+def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> None:
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    rain = values(nodes.encode.execute(restorer, "the rain", "from text"))
+    text = "first brighten it, then remove the noise"
+    output = nodes.encode.execute(restorer, text, "from text", previous=rain)
+    assert [i.task for i in output.values[0]] == ["rain", "lol", "noise"]
+    assert output.values[1] == "low light 96%, then noise 96%"
+    assert output.ui["text"][0].splitlines() == [
+        "1. low light 96%: brighten it",
+        "2. noise 96%: remove the noise",
+    ]
+
+
+def test_what_asks_for_nothing_gives_back_the_image(nodes: SimpleNamespace, fake: FakeHost) -> None:
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader(name="tiny")
+    output = nodes.encode.execute(restorer, "good morning", "from text")
+    assert "Restore Image leaves the picture as it is." in output.ui["text"][0]
+    image = torch.rand(2, 20, 31, 4)
+    result = nodes.restore.execute(image, 1.0, restorer, values(output))
+    assert values(result) is image and "'good morning'" in result.ui["text"][0]
+    assert not fake.loads

@@ -374,3 +374,31 @@ def test_one_tile_is_the_whole(restorer: Restorer, picture: Tensor) -> None:
     instruction = restorer.encode("remove the rain")
     whole = restorer.restore(picture, instruction)
     assert torch.equal(restorer.restore(picture, instruction, tile_size=64), whole)
+
+
+def test_what_asks_for_nothing_returns_the_very_picture(
+    restorer: Restorer, picture: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    rain = restorer.encode("remove the rain")
+    shares = dict.fromkeys(rain.probabilities, 0.5 / 7) | {"none": 0.5}
+    nothing = replace(rain, text="hello", task="none", probabilities=shares)
+    kept = picture.clone()
+    for options in ({}, {"strength": 0.5}, {"mask": torch.ones(37, 50)}):
+        assert restorer.restore(picture, nothing, **options) is picture
+        assert restorer.restore(picture, [nothing, nothing], **options) is picture
+    assert torch.equal(picture, kept) and "'hello': the picture is left as it is" in caplog.text
+    # Beside others it is left out, below one half it runs, and a bare embedding always does.
+    expected = restorer.restore(picture, rain)
+    doubted = replace(nothing, task="rain", probabilities={**shares, "none": 0.49})
+    for chain in ([nothing, rain, nothing], doubted, nothing.embedding):
+        assert torch.equal(restorer.restore(picture, chain), expected)
+    with pytest.raises(ValueError, match="strength is 2"):
+        restorer.restore(picture, nothing, strength=2)
+
+
+def test_read_gives_parts_that_restore_takes(restorer: Restorer, picture: torch.Tensor) -> None:
+    parts = restorer.read("remove the rain, then brighten it")
+    assert parts and all(part.model == "tiny" for part in parts)
+    assert restorer.restore(picture, parts).shape == picture.shape
+    with pytest.raises(ValueError, match="no instruction head and text encoder"):
+        Restorer(restorer.network, None, "bare").read("remove the rain")

@@ -53,7 +53,7 @@ from instructir_core.evaluation.experiments import (
     Evaluation, LabelledSentence, evaluate, read_all)
 from instructir_core.tasks import CLASSES, OFFICIAL_TASKS, TASKS
 from instructir_core.text import InstructionHead, InstructionReader
-from instructir_core.training import corpus, recipes, samples, sentence_training
+from instructir_core.training import corpus, examples, recipes, samples
 
 root, photos = Path(sys.argv[1]), Path(sys.argv[2])
 assert len(TASKS) == int(sys.argv[3]) + 1 and CLASSES[-2:] == ("dust", "none")
@@ -78,7 +78,7 @@ assert len(recipes.compose(["dust", "rain"], clean, np.random.default_rng(0))) =
 sentences = corpus.load_corpus(per_pattern=1)
 assert sum(s.task == "dust" for s in sentences) == 3 and "| dust | en |" in corpus.card(sentences)
 some = [s for s in sentences if s.task in ("dust", "none")]
-assert sentence_training.build_examples(some, 0)[1].shape[1] == len(CLASSES)
+assert examples.build_examples(some, 0).targets.shape[1] == len(CLASSES)
 
 # Evaluation: recipes, scores with the task's own sentence, reading.
 network, _, encoder = tiny_parts()

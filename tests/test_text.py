@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from make_parity import sentence_vectors
 from safetensors.torch import load_file
-from tiny_model import DATA, fill, tiny_parts
+from tiny_model import CLASSES, DATA, fill, tiny_parts
 
 from instructir_core import Restorer
+from instructir_core.instruction import Instruction
 from instructir_core.text import (
-    Instruction,
+    HashedEncoder,
+    HashedEncoderConfig,
     InstructionHead,
+    InstructionReader,
     TransformersEncoder,
     mean_pool,
     tokenize,
@@ -152,3 +157,78 @@ def test_two_tasks_are_both_reported() -> None:
     assert instruction.advice is not None and "chain" in instruction.advice
     one = Instruction("x", torch.zeros(1, 256), "noise", {"noise": 0.9, "lol": 0.1}, "m")
     assert one.tasks == ("noise",) and one.advice is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        (
+            {"noise": 0.61, "blur": 0.19, "none": 0.20},
+            "with 61%, and as nothing it restores with 20%",
+        ),
+        (
+            {"noise": 0.45, "none": 0.41, "blur": 0.14},
+            "with 45%, and as nothing it restores with 41%",
+        ),
+        ({"noise": 0.59, "blur": 0.19, "none": 0.10}, "noise with 59% only. Say it"),
+        ({"noise": 0.62, "blur": 0.19, "none": 0.19}, None),
+        ({"none": 0.5, "noise": 0.5}, "names nothing"),
+    ],
+)
+def test_advice_where_it_is_unsure(shares: dict[str, float], said: str | None) -> None:
+    best = max(shares, key=shares.__getitem__)
+    advice = Instruction("x", torch.zeros(1, 256), best, shares, "m").advice
+    assert advice is None if said is None else advice is not None and said in advice
+
+
+class _Numbers:
+    """An encoder whose vector of a sentence is the numbers in it."""
+
+    width = 8
+
+    def encode(self, sentences: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(n) for n in s.split()] for s in sentences])
+
+
+class _Logits(torch.nn.Module):
+    """A head whose logits are the vector."""
+
+    fc1 = torch.nn.Linear(8, 256)
+
+    def forward(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(vectors), 256), vectors
+
+
+@pytest.mark.parametrize(
+    ("none", "noise", "task"), [(0.48, 0.4, "noise"), (0.49, 0.1, "sr"), (0.51, 0.4, "none")]
+)
+def test_nothing_is_read_from_half_on(none: float, noise: float, task: str) -> None:
+    rest = 1.0 - none - noise
+    shares = (noise, *(rest * share for share in (0.1, 0.1, 0.1, 0.1, 0.5, 0.1)), none)
+    reader = InstructionReader(_Numbers(), _Logits(), CLASSES, "m")  # type: ignore[arg-type]
+    read = reader.read(" ".join(str(math.log(share)) for share in shares))
+    assert (read.task, read.asks_nothing) == (task, task == "none")
+    assert read.tasks[0] == task
+
+
+def test_the_first_files_know_no_languages(restorer: Restorer) -> None:
+    encoder = tiny_parts()[2]
+    assert encoder.config.languages == () and not encoder.foreign(["hei", "moi"]).any()
+    old = {k: v for k, v in encoder.config.to_dict().items() if k not in ("reach", "languages")}
+    assert HashedEncoderConfig.from_dict(old) == encoder.config
+    assert restorer.encode("poista kohina").languages == ()
+
+
+def test_an_unknown_language_asks_for_nothing() -> None:
+    network, head, _ = tiny_parts()
+    encoder = fill(HashedEncoder(HashedEncoderConfig(256, 16, 2, 1, 2, ("en", "zh-Hant"))))
+    for other, languages in ((-9.0, ()), (9.0, ("en", "zh-Hant"))):
+        with torch.no_grad():
+            encoder.language.bias[-1] = other
+        restorer = Restorer(network, InstructionReader(encoder, head, CLASSES, "m"), "m")
+        (read,) = restorer.read("poista kohina")
+        assert read.languages == languages and read.asks_nothing == bool(languages)
+        assert sum(read.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert read.advice is not None and "It reads English, Chinese (traditional)." in read.advice
+    picture = torch.rand(8, 9, 3)
+    assert restorer.restore(picture, read) is picture

@@ -185,7 +185,13 @@ def test_sentences_are_learnt() -> None:
     corpus = [s for s in load_corpus(per_pattern=4, languages=["en"]) if not s.handwritten]
     corpus = [s for s in corpus if s.task in ("noise", "rain", "none")][::2]
     encoder, head = train_sentences(
-        corpus, 0, 150, 48, config=HashedEncoderConfig(512, 16, 2, 1), embedding_width=32
+        corpus,
+        0,
+        200,
+        48,
+        learning_rate=6e-3,
+        config=HashedEncoderConfig(512, 16, 2, 1),
+        embedding_width=32,
     )
     with torch.no_grad():
         _, logits = head(encoder.encode([s.text for s in corpus]))

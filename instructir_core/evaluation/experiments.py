@@ -27,9 +27,9 @@ import torch
 from tqdm import tqdm
 
 from .. import strips
+from ..instruction import Instruction
 from ..pipeline import Restorer
 from ..tasks import CLASSES, NO_TASK, TASKS
-from ..text import Instruction
 from .metrics import Pixels, measure, psnr, to_8bit
 from .metrics import lpips as load_lpips
 from .report import (

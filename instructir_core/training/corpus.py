@@ -1,9 +1,9 @@
 """The instruction corpus: sentences for each task and kind of speaker, and how they are drawn.
 
 `corpus/LANGUAGE.tsv` holds hand-written sentences and `corpus/LANGUAGE.txt` hand-written patterns,
-which this module expands; `corpus/README.md` is the data card. When drawing, `vary` adds what
-people add: greetings, politeness, typos, missing capitals. Test sentences live elsewhere
-(`tests/data`) and are refused here.
+which this module expands; `corpus/README.md` is the data card. What people add, such as greetings
+and typos, is drawn by `framing.vary`. Test sentences live elsewhere (`tests/data`) and are refused
+here.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ..files import write_atomically
 from ..tasks import CLASSES
 from ..text import tokenize
+from .framing import pick
 
 SPEAKERS = ("photographer", "adult", "child")
 SPLITS = ("train", "validation", "test")
-_T = TypeVar("_T")
+_FIRST_READ = ("en", "zh")
+"""Languages whose sentences and splits stay as they are whatever other languages are added."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,13 @@ def load_corpus(
         raise ValueError(f"found the split {split!r}; expected one of {', '.join(SPLITS)}.")
     candidates: list[Sentence] = []
     folder = resources.files(__package__).joinpath("corpus")
-    # .tsv first: of two that nearly repeat each other, the hand-written one stays.
-    for file in sorted(folder.iterdir(), key=lambda f: f.name.split(".")[::-1]):
+
+    def place(name: str) -> tuple[str, bool, str]:
+        # .tsv first: of two that nearly repeat each other, the hand-written one stays.
+        language, _, kind = name.partition(".")
+        return kind, language not in _FIRST_READ, language
+
+    for file in sorted(folder.iterdir(), key=lambda f: place(f.name)):
         if file.name.endswith(".tsv"):
             candidates += _handwritten(file.name, file.read_text("utf-8"))
         elif file.name.endswith(".txt"):
@@ -84,14 +90,16 @@ def load_corpus(
 def _deal(sentences: Iterable[Sentence]) -> dict[str, str]:
     """The split of each meaning, so that rewordings are never parted.
 
-    Dealt out for each task, language and origin, so that every one of them is in every split.
+    Dealt out for each task, language and origin, so that every one of them is in every split;
+    patterns of the languages that have few of them are dealt together, or a quarter would be held.
     """
     groups: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     met: set[str] = set()
     for s in sentences:
         if s.meaning not in met:
             met.add(s.meaning)
-            groups[s.task, s.language, s.handwritten].append(s.meaning)
+            alone = s.handwritten or s.language in _FIRST_READ
+            groups[s.task, s.language if alone else "", s.handwritten].append(s.meaning)
     splits = {}
     for meanings in groups.values():
         meanings.sort(key=lambda meaning: zlib.crc32(meaning.encode()))
@@ -124,15 +132,11 @@ class _Grammar:
     def draw(self, pattern: str, rng: np.random.Generator) -> str:
         """One random expansion of a pattern."""
         while True:
-            filled = re.sub(r"\{(\w+)\}", lambda m: _pick(self.lists[m.group(1)], rng), pattern)
-            filled = _CHOICE.sub(lambda m: _pick(m.group(1).split("|"), rng), filled)
+            filled = re.sub(r"\{(\w+)\}", lambda m: pick(self.lists[m.group(1)], rng), pattern)
+            filled = _CHOICE.sub(lambda m: pick(m.group(1).split("|"), rng), filled)
             if filled == pattern:
                 return " ".join(pattern.split()).replace(" ,", ",")
             pattern = filled
-
-
-def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
-    return options[int(rng.integers(len(options)))]
 
 
 _MEANING = re.compile(r"@(\S+) +(.*)")
@@ -203,105 +207,6 @@ def _distinct(sentences: Sequence[Sentence], excluded: Iterable[str]) -> Iterato
 def _bag(text: str) -> frozenset[str]:
     words = frozenset(tokenize(text))
     return words - _FILLERS or words
-
-
-_OPENINGS = (
-    "please", "can you", "could you please", "hey,", "hi!", "pls", "I want you to", "would you",
-    "yo", "kindly", "help!", "ok so", "um", "hello,", "I need you to", "just", "quickly",
-)  # fmt: skip
-_CLOSINGS = (
-    "please", "thanks", "pls", "thank you!", "!!", "asap", "?", "for me", ":)", "lol", "if you can",
-    "thx", "plz", "...", "right now", "as best you can", "and keep the rest", ".",
-)  # fmt: skip
-_OPENINGS_ZH = (
-    "请", "帮我", "请帮我", "麻烦", "麻烦你", "能不能", "可以", "帮忙", "你好，", "嗨，", "那个，",
-    "我想", "急！", "拜托，", "大神，", "老师，", "亲，", "给我", "快",
-)  # fmt: skip
-_CLOSINGS_ZH = (
-    "吧", "谢谢", "，谢谢", "，谢谢！", "！", "。", "！！", "？", "啊", "呗", "可以吗", "好吗",
-    "行吗", "，拜托了", "，急", "～", "……", "，辛苦了", "，其他别动", " 3q",
-)  # fmt: skip
-_SLIPS_ZH = dict(
-    zip(
-        "的得在再像象做作糊噪暗点那哪清晰雨雾亮片照",
-        "得的再在象像作做胡燥按典哪那青析语务量篇找",
-        strict=True,
-    )
-)
-"""Characters that a phonetic keyboard confuses."""
-_CHINESE = re.compile("[\u3400-\u9fff]")
-_NEIGHBOURS = dict(
-    zip(
-        "qwertyuiopasdfghjklzxcvbnm",
-        "wa esd rdf tfg ygh uhj ijk okl pl o qsz awdx sefc drgv fthb gyjn hukm jil ko asx zsdc "
-        "xdfv cfgb vghn bhjm njk".split(),
-        strict=True,
-    )
-)
-
-
-def _misspell(word: str, rng: np.random.Generator) -> str:
-    """One slip of the fingers or the ear in a word of at least four letters."""
-    if len(word) < 4:
-        return word
-    i = int(rng.integers(1, len(word) - 1))
-    kind = rng.integers(5)
-    if kind == 0:
-        return word[:i] + word[i + 1 :]
-    if kind == 1:
-        return word[:i] + word[i] + word[i:]
-    if kind == 2:
-        return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-    if kind == 3:
-        return word[:i] + _pick(_NEIGHBOURS.get(word[i], "e"), rng) + word[i + 1 :]
-    vowels = [k for k, letter in enumerate(word) if letter in "aeiou"]
-    if not vowels:
-        return word
-    k = vowels[int(rng.integers(len(vowels)))]
-    return word[:k] + _pick("aeiou", rng) + word[k + 1 :]
-
-
-def vary(text: str, rng: np.random.Generator) -> str:
-    """The sentence as another person would type it: framed, misspelt, without capitals."""
-    if _CHINESE.search(text):
-        return _vary_chinese(text, rng)
-    opening = _pick(_OPENINGS, rng) + " " if rng.random() < 0.2 else ""
-    closing = " " + _pick(_CLOSINGS, rng) if rng.random() < 0.2 else ""
-    words = text.split()
-    if rng.random() < 0.3:
-        for _ in range(rng.integers(1, 3)):
-            i = int(rng.integers(len(words)))
-            words[i] = _misspell(words[i], rng)
-    if len(words) > 4 and rng.random() < 0.1:
-        del words[int(rng.integers(len(words)))]
-    return opening + " ".join(words) + closing
-
-
-def _vary_chinese(text: str, rng: np.random.Generator) -> str:
-    opening = _pick(_OPENINGS_ZH, rng) if rng.random() < 0.2 else ""
-    closing = _pick(_CLOSINGS_ZH, rng) if rng.random() < 0.2 else ""
-    if rng.random() < 0.2:
-        text = re.sub("[，。！？、；：]", lambda _: _pick(("", " ", ","), rng), text).strip()
-    characters = list(text)
-    if rng.random() < 0.15:
-        slips = [i for i, c in enumerate(characters) if c in _SLIPS_ZH]
-        if slips:
-            i = _pick(slips, rng)
-            characters[i] = _SLIPS_ZH[characters[i]]
-    if len(characters) > 6 and rng.random() < 0.1:
-        del characters[int(rng.integers(len(characters)))]
-    text = "".join(characters)
-    return opening + (text.rstrip("。！？，") if closing else text) + closing
-
-
-_LINKS = (" and ", ", then ", " and also ", ", ", "; ", " and then ", " & ", " plus ")
-_LINKS_ZH = ("，", "，然后", "，再", "，并且", "，同时", "，还有", "，也", "；", "，最后", "，顺便")
-
-
-def join(first: str, second: str, rng: np.random.Generator) -> str:
-    """Two requests of one language in one sentence."""
-    links = _LINKS_ZH if _CHINESE.search(first) else _LINKS
-    return first.rstrip(".!?。！？") + _pick(links, rng) + second
 
 
 def card(corpus: Sequence[Sentence]) -> str:

@@ -1,15 +1,16 @@
 """First stage of training: the bundled sentence encoder and the instruction head.
 
-Cross-entropy on the instruction corpus, and, where a teacher is at hand, distillation from a
-larger sentence model over the corpus and over single words, which is what lets the small encoder
-read words that the corpus lacks.
+Cross-entropy on the task and on the language, and, where a trained reader is started from, the
+cosine to its mean embedding of each task: an image network that learnt to follow those need not
+learn again. Where a teacher is at hand, distillation from a larger sentence model over the corpus
+and over single words lets the small encoder read words that the corpus lacks.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,58 +20,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..tasks import CLASSES, NO_TASK
+from .. import checkpoint
+from ..tasks import CLASSES
 from ..text import (
     HashedEncoder,
     HashedEncoderConfig,
     InstructionHead,
     TextEncoder,
     TransformersEncoder,
+    mean_pool,
     tokenize,
 )
-from .corpus import Sentence, join, vary
+from .corpus import Sentence
+from .examples import VARIANTS, Examples, build_examples
 from .streams import Stream, stream
 
-VARIANTS = 6
-"""Times each corpus sentence is drawn as another person would type it."""
 TAUGHT = 30_000
 """Sentences that a teacher is asked about; more take long and teach little."""
 TEACHERS_LANGUAGE = "en"
 """The sentence models that are small enough to run here know English alone."""
-
-
-def _targets(tasks: Sequence[str]) -> Tensor:
-    """(8,) probabilities: shared equally by the tasks asked for."""
-    target = torch.zeros(len(CLASSES))
-    for task in tasks:
-        target[CLASSES.index(task)] += 1.0 / len(tasks)
-    return target
-
-
-def build_examples(corpus: Sequence[Sentence], seed: int) -> tuple[list[str], Tensor, list[str]]:
-    """Varied sentences, plus pairs of requests joined into one, their (N, 8) targets and their
-    languages."""
-    rng = stream(seed, Stream.EXAMPLES)
-    texts, targets, languages = [], [], []
-    for sentence in corpus:
-        # Hand-written sentences say what no pattern does, and are far fewer.
-        copies = VARIANTS * (2 if sentence.handwritten else 1)
-        texts += [sentence.text, *(vary(sentence.text, rng) for _ in range(copies - 1))]
-        targets += [_targets([sentence.task])] * copies
-        languages += [sentence.language] * copies
-    restoring = [s for s in corpus if s.task != NO_TASK]
-    # Short requests joined: long ones with their own "because" make no natural pair.
-    short = [s for s in restoring if len(tokenize(s.text)) <= 6]
-    wanted = len(texts) + len(corpus)
-    while len(texts) < wanted:
-        first, second = (short[int(i)] for i in rng.integers(len(short), size=2))
-        if first.language != second.language:
-            continue
-        tasks = [first.task, second.task]
-        texts.append(vary(join(first.text, second.text, rng), rng))
-        targets.append(_targets(tasks))
-        languages.append(first.language)
-    return texts, torch.stack(targets), languages
+LONGEST = 48
+"""Tokens of a sentence that training looks at."""
+_ALIKE = 16
+"""Batches drawn together and dealt by length."""
+REACH = 2
+"""Convolutions of a new encoder: words up to three apart are seen together."""
 
 
 def encode_all(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
@@ -97,13 +71,14 @@ def refit_classes(
     The embeddings, and so the pictures, stay exactly as they are.
     """
     some = stream(seed, Stream.CLASS_SENTENCES).permutation(len(corpus))[: examples // VARIANTS]
-    texts, targets, _ = build_examples([corpus[i] for i in some], seed)
+    drawn = build_examples([corpus[i] for i in some], seed, languages=False)
+    texts, targets = drawn.texts, drawn.targets
     with torch.no_grad():
         embeddings = head(encode_all(encoder, texts))[0]
     optimizer = torch.optim.AdamW(head.fc2.parameters(), lr=0.02, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = stream(seed, Stream.CLASS_BATCHES)
-    weights = _equal_shares(targets)
+    weights = drawn.shares()
     head.fc2.requires_grad_(True)
     for _ in range(steps):
         rows = rng.choice(len(texts), 1024, p=weights)
@@ -115,40 +90,81 @@ def refit_classes(
     head.requires_grad_(False)
 
 
+def task_means(
+    encoder: TextEncoder, head: InstructionHead, corpus: Sequence[Sentence], most: int = 1000
+) -> Tensor:
+    """(8, 256) unit vectors: where a trained reader puts each class on the average."""
+    means = []
+    for task in CLASSES:
+        known = [s.text for s in corpus if s.task == task and s.language in ("en", "zh")]
+        with torch.no_grad():
+            embeddings = head(encode_all(encoder, known[:: -(-len(known) // most)]))[0]
+        means.append(F.normalize(embeddings.mean(0), dim=0))
+    return torch.stack(means)
+
+
+def widen(encoder: HashedEncoder, config: HashedEncoderConfig) -> HashedEncoder:
+    """An encoder of another config that gives the same vectors, to be trained on.
+
+    It may know other languages and have more layers; tables of other sizes raise ``ValueError``.
+    """
+    known = encoder.config
+    if (known.buckets, known.width, known.heads) != (config.buckets, config.width, config.heads):
+        raise ValueError(
+            f"found a text encoder of {known} to start from; expected the buckets, width and "
+            f"heads of {config}. Start from none, or keep its sizes"
+        )
+    wider = HashedEncoder(config)
+    for layer in wider.layers[known.layers :]:
+        for name, parameter in layer.named_parameters():
+            if name.startswith(("self_attn.out_proj", "linear2")):
+                nn.init.zeros_(parameter)
+    for parameter in wider.further[known.reach - 1 :].parameters():
+        nn.init.zeros_(parameter)
+    own = wider.state_dict()
+    same = {k: v for k, v in encoder.state_dict().items() if own[k].shape == v.shape}
+    wider.load_state_dict({**own, **same})
+    return wider
+
+
 @dataclass(frozen=True)
 class Lessons:
     """What a teacher says of some of the examples, and of single words."""
 
-    vectors: Tensor
-    """(taught + words, W) unit vectors."""
     of_example: npt.NDArray[np.int64]
-    """Row of each example; -1 for those that were not taught."""
-    words: list[str]
-    """Their rows come last."""
+    """Row of each example in `sentences`; -1 for those that were not taught."""
+    sentences: Tensor
+    """(taught, W) unit vectors."""
+    words: list[list[str]]
+    """Each as its only token."""
+    meanings: Tensor
+    """(words, W) unit vectors."""
 
 
-def _ask(teacher: Path, texts: Sequence[str], languages: Sequence[str], seed: int) -> Lessons:
+def _ask(teacher: Path, examples: Examples, seed: int) -> Lessons:
     """Ask about some examples of the teacher's language, and about every word it knows or meets."""
     guide = TransformersEncoder(teacher)
-    known = np.array([language == TEACHERS_LANGUAGE for language in languages]).nonzero()[0]
+    known = (np.array(examples.languages) == TEACHERS_LANGUAGE).nonzero()[0]
     taught = stream(seed, Stream.LESSONS).permutation(known)[:TAUGHT]
-    of_example = np.full(len(texts), -1)
+    of_example = np.full(len(examples.texts), -1)
     of_example[taught] = np.arange(len(taught))
     vocabulary = {w for w in guide.tokenizer.get_vocab() if w.isalpha() and len(w) > 2}
-    words = sorted(vocabulary | {w for i in known for w in _tokens(texts[int(i)])})
-    return Lessons(encode_all(guide, [*(texts[i] for i in taught), *words]), of_example, words)
+    words = sorted(vocabulary | {w for i in known for w in _tokens(examples.texts[int(i)])})
+    sentences = encode_all(guide, [examples.texts[i] for i in taught])
+    return Lessons(of_example, sentences, [[w] for w in words], encode_all(guide, words))
 
 
 def _tokens(text: str) -> list[str]:
-    return tokenize(text)[:64]
+    return tokenize(text)[:LONGEST]
 
 
 def train_sentences(
     corpus: Sequence[Sentence],
     seed: int = 0,
-    steps: int = 3000,
-    batch: int = 256,
+    steps: int = 7000,
+    batch: int = 64,
     *,
+    learning_rate: float = 2e-3,
     teacher: Path | None = None,
     embedding_width: int = 256,
     config: HashedEncoderConfig | None = None,
@@ -156,40 +172,41 @@ def train_sentences(
 ) -> tuple[HashedEncoder, InstructionHead]:
     """Train encoder and head; ``teacher`` is a folder of a BERT-like sentence encoder.
 
-    ``start`` continues from trained ones: their embeddings, and the network that learnt to
-    follow them, then hardly change. Theirs stay as they are; copies are returned.
+    ``start`` continues from trained ones: the means of their embeddings, and the network that
+    learnt to follow them, then hardly change. Theirs stay as they are; copies are returned. The
+    encoder learns to tell the languages of the corpus from all others.
     """
     torch.manual_seed(seed)
-    encoder, head = _parts(embedding_width, config, start)
-    texts, targets, languages = build_examples(corpus, seed)
-    tokens = [_tokens(t) for t in texts]
-    lessons = None
-    student_to_teacher = nn.Linear(encoder.width, 384)
-    if teacher is not None:
-        lessons = _ask(teacher, texts, languages, seed)
-        student_to_teacher = nn.Linear(encoder.width, lessons.vectors.shape[1])
-    words = lessons.words if lessons is not None else []
-
-    parameters = [*encoder.parameters(), *head.parameters(), *student_to_teacher.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.01)
+    languages = tuple(dict.fromkeys(s.language for s in corpus))
+    encoder, head = _parts(languages, embedding_width, config, start)
+    anchors = task_means(*start, corpus) if start is not None else None
+    examples = build_examples(corpus, seed)
+    tokens = [_tokens(t) for t in examples.texts]
+    spoken = torch.tensor([languages.index(s) if s else len(languages) for s in examples.languages])
+    lessons = _ask(teacher, examples, seed) if teacher is not None else None
+    to_teacher = nn.Linear(encoder.width, lessons.meanings.shape[1] if lessons else 1)
+    parameters = [*encoder.parameters(), *head.parameters(), *to_teacher.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = stream(seed, Stream.SENTENCE_BATCHES)
-    weights = _equal_shares(targets)
     encoder.train()
-    bar = tqdm(range(steps), desc="sentences")
-    for step in bar:
-        rows = rng.choice(len(texts), batch, p=weights)
-        batch_tokens = [tokens[i] for i in rows]
-        drop = torch.from_numpy(rng.random(sum(map(len, batch_tokens))) < 0.15)
-        extra = rng.integers(len(words), size=batch) if words else np.empty(0, np.int64)
-        both = encoder(
-            [*batch_tokens, *([words[i]] for i in extra)],
-            torch.cat([drop, torch.zeros(len(extra), dtype=torch.bool)]),
-        )
-        _, logits = head(both[:batch])
-        loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.02)
+    bar = tqdm(_batches(tokens, examples.shares(), batch, steps, rng), "sentences", total=steps)
+    for step, rows in enumerate(bar):
+        said = [tokens[i] for i in rows]
+        drop = torch.from_numpy(rng.random(sum(map(len, said))) < 0.15)
+        words, mask = encoder.look_up(said, drop)
+        sentence = encoder.combine(words, mask)
+        embedding, logits = head(sentence)
+        targets = examples.targets[rows]
+        loss = F.cross_entropy(logits, targets, label_smoothing=0.02)
+        loss = loss + 0.2 * _language_loss(encoder, words, mask, spoken[rows])
+        if anchors is not None:
+            places = F.normalize(targets @ anchors, dim=-1)
+            loss = loss + (1.0 - (embedding * places).sum(-1)).mean()
         if lessons is not None:
-            loss = loss + 2.0 * _distance(lessons, both, rows, extra, student_to_teacher)
+            asked = rng.integers(len(lessons.words), size=batch // 2)
+            single = encoder([lessons.words[i] for i in asked])
+            loss = loss + 2.0 * _distance(lessons, to_teacher, rows, asked, sentence, single)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -197,46 +214,91 @@ def train_sentences(
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    return encoder.eval(), head.eval()
+    return encoder.eval().requires_grad_(False), head.eval().requires_grad_(False)
 
 
 def _parts(
+    languages: tuple[str, ...],
     embedding_width: int,
     config: HashedEncoderConfig | None,
     start: tuple[HashedEncoder, InstructionHead] | None,
 ) -> tuple[HashedEncoder, InstructionHead]:
     """New encoder and head, or copies of those to start from, ready to learn."""
     if start is not None:
-        encoder, head = copy.deepcopy(start[0]), copy.deepcopy(start[1])
-        encoder.requires_grad_(True)
-        head.requires_grad_(True)
-        return encoder, head
-    encoder = HashedEncoder(config or HashedEncoderConfig())
+        own = replace(config or replace(start[0].config, reach=REACH), languages=languages)
+        return widen(start[0], own), copy.deepcopy(start[1]).requires_grad_(True)
+    own = replace(config or HashedEncoderConfig(reach=REACH), languages=languages)
+    encoder = HashedEncoder(own)
     head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
     nn.init.normal_(encoder.table.weight, std=0.3)
     nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
     return encoder, head
 
 
-def _equal_shares(targets: Tensor) -> npt.NDArray[np.float64]:
-    """How often to draw each example, so that every class has the same share of the draws."""
-    weights = (targets / targets.sum(0).clamp(min=1.0)).sum(1).double().numpy()
-    shares: npt.NDArray[np.float64] = weights / weights.sum()
-    return shares
-
-
 def _distance(
     lessons: Lessons,
-    vectors: Tensor,
+    to_teacher: nn.Linear,
     rows: npt.NDArray[np.int64],
-    extra: npt.NDArray[np.int64],
-    to_teacher: nn.Module,
+    asked: npt.NDArray[np.int64],
+    sentences: Tensor,
+    words: Tensor,
 ) -> Tensor:
-    """1 less the mean cosine to the teacher's vectors, of the examples ``rows`` where they were
-    taught, and of the words ``extra``."""
-    first_word = len(lessons.vectors) - len(lessons.words)
-    asked = np.concatenate([lessons.of_example[rows], first_word + extra])
-    known = (asked >= 0).nonzero()[0]
-    guess = F.normalize(to_teacher(vectors[known]), dim=-1)
-    alike = (guess * lessons.vectors[asked[known]]).sum(-1)
-    return 1.0 - alike.mean()
+    """Mean of 1 - cosine between what is said of the taught sentences and words and the lessons."""
+    known = lessons.of_example[rows] >= 0
+    own = to_teacher(torch.cat([sentences[torch.from_numpy(known)], words]))
+    taught = lessons.sentences[lessons.of_example[rows[known]]]
+    theirs = torch.cat([taught, lessons.meanings[asked]])
+    return 1.0 - F.cosine_similarity(own, theirs).mean()
+
+
+def _language_loss(encoder: HashedEncoder, words: Tensor, mask: Tensor, spoken: Tensor) -> Tensor:
+    """Cross-entropy of the language: of each sentence, and of a few words out of each."""
+    assert encoder.language is not None
+    some = mask & (torch.rand(mask.shape) < 0.5)
+    some = torch.where(some.any(1, keepdim=True), some, mask)
+    whole = F.cross_entropy(encoder.language(mean_pool(words, mask)), spoken)
+    return (whole + F.cross_entropy(encoder.language(mean_pool(words, some)), spoken)) / 2
+
+
+def _batches(
+    tokens: Sequence[Sequence[str]],
+    shares: npt.NDArray[np.float64],
+    batch: int,
+    steps: int,
+    rng: np.random.Generator,
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows to train on; those of like length share a batch, which leaves little padding."""
+    lengths = np.array([len(t) for t in tokens])
+    for start in range(0, steps, _ALIKE):
+        rows = rng.choice(len(tokens), _ALIKE * batch, p=shares)
+        parts = rows[np.argsort(lengths[rows], kind="stable")].reshape(_ALIKE, batch)
+        yield from rng.permutation(parts)[: steps - start]
+
+
+def train_reader(
+    init: checkpoint.Checkpoint,
+    out: Path,
+    corpus: Sequence[Sentence],
+    *,
+    seed: int = 0,
+    steps: int = 7000,
+    teacher: Path | None = None,
+) -> Path:
+    """Train the encoder and head of a file on, and write them with its network as ``out``.
+
+    The network stays as it is, and the embeddings of each task about where it knows them. Raises
+    ``ValueError`` where the file has no reader of this package's kind, or ``out`` another suffix.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a name ending in .safetensors. Rename the output.")
+    encoder, head = init.text_encoder, init.head
+    if not isinstance(encoder, HashedEncoder) or head is None or tuple(init.tasks) != CLASSES:
+        raise ValueError(
+            f"{init.name}: found no sentence encoder and head for {', '.join(CLASSES)}; expected "
+            "those of this package. Start from mini, or from a file trained here."
+        )
+    reader = train_sentences(corpus, seed, steps, teacher=teacher, start=(encoder, head))
+    made = {"init": init.name, "seed": seed, "steps": steps, "sentences": len(corpus)}
+    provenance = {**init.provenance, "reader": {**made, "taught": teacher is not None}}
+    checkpoint.save(out, init.network, reader[1], CLASSES, reader[0], provenance)
+    return out

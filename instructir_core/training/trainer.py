@@ -26,7 +26,8 @@ from ..evaluation.metrics import psnr
 from ..model import InstructIR
 from ..tasks import CLASSES, NO_TASK
 from ..text import HashedEncoder, InstructionHead, TextEncoder
-from .corpus import Sentence, load_corpus, vary
+from .corpus import Sentence, load_corpus
+from .framing import vary
 from .presets import Stage, TrainingConfig
 from .run import Run
 from .samples import Batches, Pictures, Source, draw_pair
@@ -41,10 +42,11 @@ def sentence_bank(
     rng = stream(seed, Stream.SENTENCES)
     bank = {}
     for task in sorted({s.task for s in corpus}):
-        known = [s.text for s in corpus if s.task == task]
-        texts = [known[i] for i in rng.permutation(len(known))[:count]]
+        known = [s for s in corpus if s.task == task]
+        texts = [known[i].text for i in rng.permutation(len(known))[:count]]
         while len(texts) < count:
-            texts.append(vary(known[int(rng.integers(len(known)))], rng))
+            sentence = known[int(rng.integers(len(known)))]
+            texts.append(vary(sentence.text, rng, sentence.language))
         bank[task] = encode_all(encoder, texts)
     return bank
 

@@ -4,15 +4,62 @@ from __future__ import annotations
 
 from typing import Any
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 SKIPPED = {"Note", "MarkdownNote"}
+OURS = "InstructIR_"
+
+
+def options_of(spec: list[Any]) -> dict[str, Any]:
+    return spec[1] if len(spec) > 1 else {}
 
 
 def is_widget(spec: list[Any]) -> bool:
     """Whether an input is a value on the node rather than a socket."""
-    return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not (
-        len(spec) > 1 and spec[1].get("forceInput")
-    )
+    known = isinstance(spec[0], list) or spec[0] in WIDGETS
+    return known and not options_of(spec).get("forceInput")
+
+
+def default_of(spec: list[Any]) -> Any:
+    """What the editor puts into a new widget; None where that is not known."""
+    options = options_of(spec)
+    menu = spec[0] if isinstance(spec[0], list) else options.get("options") or [None]
+    first = menu[0]["key"] if spec[0] == DYNAMIC else menu[0]
+    return options.get("default", first)
+
+
+def read_widgets(
+    kind: str, info: dict[str, Any], values: list[Any], prefix: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Value and spec of each input by its full name, taking what it uses from `values`.
+
+    What the choice of a dynamic menu brings comes right after it, named `menu.input`. Widgets that
+    a core node got after the workflow was saved have their defaults, as in the editor; our own
+    examples must know all of our widgets.
+    """
+    inputs: dict[str, Any] = {}
+    specs: dict[str, Any] = {}
+    for short, spec in {**info.get("required", {}), **info.get("optional", {})}.items():
+        name = prefix + short
+        specs[name] = spec
+        if not is_widget(spec):
+            continue
+        options = options_of(spec)
+        saved = bool(values)
+        assert saved or not kind.startswith(OURS), f"{kind}: no value for {name}"
+        inputs[name] = values.pop(0) if saved else default_of(spec)
+        assert inputs[name] is not None, f"{kind}: no value for {name}"
+        # The editor saves a second value for these: its button, or what follows a run.
+        extra = ("control_after_generate", "image_upload", "video_upload")
+        if saved and any(options.get(key) for key in extra):
+            values.pop(0)
+        if spec[0] == DYNAMIC:
+            brought = {option["key"]: option["inputs"] for option in options["options"]}
+            assert inputs[name] in brought, f"{kind}: no {inputs[name]} in the menu {name}"
+            below = read_widgets(kind, brought[inputs[name]], values, f"{name}.")
+            inputs |= below[0]
+            specs |= below[1]
+    return inputs, specs
 
 
 def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -25,18 +72,8 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, d
             continue
         assert node["type"] in object_info, f"unknown node {node['type']}"
         info = object_info[node["type"]]["input"]
-        specs = {**info.get("required", {}), **info.get("optional", {})}
         values = list(node.get("widgets_values", []))
-        inputs: dict[str, Any] = {}
-        for name, spec in specs.items():
-            if is_widget(spec):
-                assert values, f"{node['type']}: no value for {name}"
-                inputs[name] = values.pop(0)
-                options = spec[1] if len(spec) > 1 else {}
-                # The editor saves a second value for these: its button, or what follows a run.
-                extra = ("control_after_generate", "image_upload", "video_upload")
-                if any(options.get(key) for key in extra):
-                    values.pop(0)
+        inputs, specs = read_widgets(node["type"], info, values)
         assert not values, f"{node['type']}: {len(values)} values too many"
         for slot in node.get("inputs", []):
             if slot.get("link") is None:
