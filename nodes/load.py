@@ -45,7 +45,9 @@ class LoadModel(io.ComfyNode):
                     tooltip="Feeds any number of Encode Instruction and Restore Image nodes.",
                 )
             ],
-            **where_known(search_aliases=["instruct", "restoration model", "修复模型"]),
+            **where_known(
+                search_aliases=["instruct", "restoration model", "LoadInstructIRModel", "修复模型"]
+            ),
         )
 
     @classmethod

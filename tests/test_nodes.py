@@ -17,6 +17,7 @@ from PIL import Image
 from word_reader import WordReader
 
 from instructir_core import Restorer
+from instructir_core.tasks import TASKS
 
 
 @pytest.fixture
@@ -386,8 +387,8 @@ def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> Non
     text = "first brighten it, then remove the noise"
     output = nodes.encode.execute(restorer, text, "from text", previous=rain)
     assert [i.task for i in output.values[0]] == ["rain", "lol", "noise"]
-    assert output.values[1] == "low light 96%, then noise 96%"
-    assert output.ui["text"][0].splitlines() == [
+    assert output.ui["text"][0] == output.values[1]
+    assert output.values[1].splitlines() == [
         "1. low light 96%: brighten it",
         "2. noise 96%: remove the noise",
     ]
@@ -402,3 +403,50 @@ def test_what_asks_for_nothing_gives_back_the_image(nodes: SimpleNamespace, fake
     result = nodes.restore.execute(image, 1.0, restorer, values(output))
     assert values(result) is image and "'good morning'" in result.ui["text"][0]
     assert not fake.loads
+
+
+@pytest.mark.parametrize(
+    ("sentence", "line"),
+    [
+        ("remove the noise", "noise 96%"),
+        ("first brighten it, then remove the noise", "low light 96%, then noise 96%"),
+        ("去噪", "噪点 96%"),
+        ("去除雜訊，噪點太多", "雜訊 96%"),
+        ("ノイズを取って", "ノイズ 96%"),
+        ("노이즈 제거", "노이즈 96%"),
+        ("good morning", "Nothing to restore in these words: say what is wrong."),
+        ("早上好", "这句话里没有要修复的内容：请说出哪里不好。"),
+    ],
+)
+def test_one_line_in_the_language_of_the_sentence(
+    nodes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, sentence: str, line: str
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(nodes.host, "show_text", lambda node, text: shown.append(text))
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    nodes.encode.execute(restorer, sentence, "from text")
+    assert shown == [line]
+    nodes.encode.execute(restorer, "", "remove noise")
+    assert shown[1] == "Preset remove noise: noise 96%"
+
+
+def test_every_line_fits_and_has_words_for_everything(nodes: SimpleNamespace) -> None:
+    line = sys.modules["installed_pack.nodes.line"]
+    for words in line.WORDS.values():
+        assert set(words.tasks) == {*TASKS, "none"}
+        assert set(words.advice) == {"language", "nothing", "several", "unsure"}
+        assert all(len(advice.format("")) <= line.LONGEST for advice in words.advice.values())
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    for sentence in ("noise, rain, fog, colours and it is dark", "the noise and the rain"):
+        parts = restorer.restorer.read(sentence)
+        assert len(line.one_line(sentence, parts, "brighten dark photo")) <= line.LONGEST
+
+
+def test_empty_text_is_said_before_anything_runs(nodes: SimpleNamespace) -> None:
+    assert "instruction is empty; expected" in nodes.encode.validate_inputs("  \n", "from text")
+    assert nodes.encode.validate_inputs("", "remove noise") is True
+    assert nodes.encode.validate_inputs(None, "from text") is True  # from another node
+    assert nodes.encode.validate_inputs("", None) is True
+    assert "no preset 'cat'" in nodes.encode.validate_inputs("x", "cat")
