@@ -19,7 +19,7 @@ SIZES = {
     "InstructIR_RestoreImage": (320, 170), "InstructIR_SamplePicture": (320, 60),
     "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (620, 400),
     "PreviewAny": (320, 140), "SaveImage": (320, 300), "SaveVideo": (320, 340),
-    "ImageCompare": (520, 480), "MarkdownNote": (320, 190), "GetVideoComponents": (320, 90),
+    "ImageCompare": (520, 480), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 90),
     "CreateVideo": (320, 110), "UpscaleModelLoader": (320, 60), "ImageScaleBy": (320, 90),
     "ImageUpscaleWithModel": (320, 60), "CheckpointLoaderSimple": (320, 100),
     "CLIPTextEncode": (320, 110), "VAEEncode": (320, 60), "VAEDecode": (320, 60),
@@ -183,7 +183,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clean up the grain"),
         "restore": restore(),
         "read": words(),
-        "compare": compare(),
         "upscaler": Node("UpscaleModelLoader", 2, ("RealESRGAN_x4plus.safetensors",), asleep=True),
         "upscale": Node(
             "ImageUpscaleWithModel", 3, (),
@@ -192,6 +191,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "half": Node(
             "ImageScaleBy", 4, ("lanczos", 0.5), {"image": ("upscale", 0)}, asleep=True
         ),
+        "compare": compare(column=5),
         "save": save("half", 5, "upscaled", asleep=True),
     },
     "07 Restore before image to image": {
@@ -208,7 +208,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clear the haze"),
         "restore": restore(),
         "read": words(),
-        "compare": compare(),
         "checkpoint": Node(
             "CheckpointLoaderSimple", 2, ("v1-5-pruned-emaonly-fp16.safetensors",), asleep=True
         ),
@@ -231,7 +230,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "decode": Node(
             "VAEDecode", 5, (), {"samples": ("sample", 0), "vae": ("checkpoint", 2)}, asleep=True
         ),
-        "save": save("decode", 5, "image_to_image", asleep=True),
+        "compare": compare(column=6),
+        "save": save("decode", 6, "image_to_image", asleep=True),
     },
 }  # fmt: skip
 """File name -> nodes, from the top of their columns down; the order is that of a lesson."""

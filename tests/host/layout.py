@@ -68,6 +68,8 @@ def layout(nodes: dict[str, Node], object_info: dict[str, Any], version: str) ->
             "order": ids[name] - 1, "inputs": inputs, "outputs": outputs,
             "properties": properties(node, version), "widgets_values": list(node.widgets),
         }  # fmt: skip
+        if node.kind in SKIPPED:
+            entry["title"] = "Read me"
         if node.kind in COLOURS:
             entry["color"], entry["bgcolor"] = COLOURS[node.kind]
         drawn.append(entry)

@@ -1,4 +1,4 @@
-"""Write `example_workflows/*.json`, and each one's picture from a real run on a host.
+"""Write `subgraphs/` and `example_workflows/*.json`, and their pictures from real runs on a host.
 
     COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/make_examples.py
 
@@ -9,17 +9,18 @@ pictures too.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomllib
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from blueprint import NAME, blueprint
 from examples import EXAMPLES
 from host import ROOT, Host, find_host
 from layout import layout
@@ -27,7 +28,7 @@ from PIL import Image
 from workflows import to_api
 
 FOLDER = ROOT / "example_workflows"
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+(VERSION,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
 
 
 def before_and_after(host: Host, graph: dict[str, Any]) -> list[Image.Image]:
@@ -57,6 +58,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         host = Host(Path(base), *found)
         try:
+            path = ROOT / "subgraphs" / f"{NAME}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(blueprint(host.object_info, VERSION), indent=1) + "\n")
             for name, nodes in EXAMPLES.items():
                 workflow = layout(nodes, host.object_info, VERSION)
                 path = FOLDER / f"{name}.json"

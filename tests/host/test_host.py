@@ -363,6 +363,6 @@ def test_the_editor_gets_templates_help_and_translations(host: Host) -> None:
     for name in names:
         host.get(f"/api/workflow_templates/instructir/{name}.json")
     for node in json.loads(SNAPSHOT.read_text()):
-        assert "## Input" in host.text(f"/extensions/instructir/docs/{node}.md")
-        assert "## 输入" in host.text(f"/extensions/instructir/docs/{node}/zh.md")
+        assert "## Output" in host.text(f"/extensions/instructir/docs/{node}.md")
+        assert "## 输出" in host.text(f"/extensions/instructir/docs/{node}/zh.md")
         assert node in host.get("/i18n")["zh"]["nodeDefs"]
