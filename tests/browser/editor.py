@@ -69,5 +69,19 @@ class Editor:
             kind,
         ))  # fmt: skip
 
-    def save_as_json(self) -> Any:
-        return self.page.evaluate("() => app.graph.serialize()")
+    def type_sentence(self, old: str, new: str) -> None:
+        """Into the box that shows the old one."""
+        boxes = self.page.locator("textarea")
+        values = [boxes.nth(n).input_value() for n in range(boxes.count())]
+        boxes.nth(values.index(old)).fill(new)
+        self.page.wait_for_timeout(300)
+
+    def listen(self) -> None:
+        """Remember the progress messages of the host from now on."""
+        self.page.evaluate(
+            """() => { window.seen = [];
+               app.api.addEventListener('progress', e => window.seen.push(e.detail.value)); }"""
+        )
+
+    def progress(self) -> list[int]:
+        return list(self.page.evaluate("() => window.seen"))

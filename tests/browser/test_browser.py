@@ -49,16 +49,13 @@ def test_every_template_runs_on_the_first_click(editor: Editor, vue: bool) -> No
 def test_a_sentence_typed_then_reloaded_then_dropped_back(editor: Editor, host: Host) -> None:
     editor.page.evaluate("() => app.graph.clear()")
     editor.open_template("01 Restore a photo")
-    seen: list[str] = []
-    editor.page.on(
-        "websocket", lambda socket: socket.on("framereceived", lambda data: seen.append(str(data)))
-    )
-    box = editor.page.locator("textarea").first
-    box.fill("ノイズを取ってください")
+    editor.listen()
+    editor.type_sentence("please remove the noise", "ノイズを取ってください")
     entry = editor.run()
     assert succeeded(entry)
     (say,) = editor.nodes("InstructIR_EncodeInstruction")
     assert say["values"]["text"] == "ノイズを取ってください"
+    assert editor.progress() == sorted(editor.progress()) and editor.progress()[-1] == 100
     (read,) = editor.nodes("PreviewAny")
     assert "ノイズを取ってください" in json.dumps(read["values"], ensure_ascii=False)
     editor.fit()
@@ -92,7 +89,7 @@ def test_a_sentence_typed_then_reloaded_then_dropped_back(editor: Editor, host: 
 def test_empty_text_is_said_at_once(editor: Editor, host: Host) -> None:
     editor.page.evaluate("() => app.graph.clear()")
     editor.open_template("01 Restore a photo")
-    editor.page.locator("textarea").first.fill(" ")
+    editor.type_sentence("please remove the noise", " ")
     before = len(host.get("/history"))
     editor.page.locator('[data-testid="queue-button"]').click()
     editor.page.wait_for_timeout(3000)
