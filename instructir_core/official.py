@@ -78,10 +78,10 @@ Progress = Callable[[int, int], None]
 
 def default_folder() -> Path:
     """Where downloaded models are kept: ``INSTRUCTIR_HOME``, else the user's cache folder."""
-    home = os.environ.get("INSTRUCTIR_HOME")
+    home = os.getenv("INSTRUCTIR_HOME")
     if home:
         return Path(home)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "instructir"
 
 
