@@ -16,6 +16,8 @@ class Editor:
 
     def wait_until_up(self) -> None:
         self.page.wait_for_function("window.app?.graph && window.app?.canvas", timeout=120_000)
+        # The graph is there before what the user sees is.
+        self.page.locator('[data-testid="queue-button"]').wait_for(timeout=120_000)
         self.page.wait_for_timeout(3000)
         self.page.keyboard.press("Escape")
 

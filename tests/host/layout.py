@@ -18,17 +18,25 @@ def slot_y(node: dict[str, Any], index: int) -> float:
     return float(node["pos"][1] + SLOT * (index + 0.7))
 
 
+def size_of(node: Node) -> tuple[int, int]:
+    """A note is as high as its text is long."""
+    width, height = SIZES[node.kind]
+    if node.kind in SKIPPED:
+        height = 100 + 20 * sum(1 + len(line) // 52 for line in node.widgets[0].splitlines())
+    return width, height
+
+
 def places(nodes: dict[str, Node]) -> tuple[dict[str, tuple[int, int]], list[int]]:
     """Top left corner of each node, and the x of each gutter's middle, left of its column."""
     widths = [0] * (1 + max(node.column for node in nodes.values()))
     for node in nodes.values():
-        widths[node.column] = max(widths[node.column], SIZES[node.kind][0])
+        widths[node.column] = max(widths[node.column], size_of(node)[0])
     lefts = [sum(widths[:c]) + GUTTER * c for c in range(len(widths))]
     heights = [0] * len(widths)
     corners = {}
     for name, node in nodes.items():
         corners[name] = (lefts[node.column], heights[node.column])
-        heights[node.column] += SIZES[node.kind][1] + TITLE + GAP
+        heights[node.column] += size_of(node)[1] + TITLE + GAP
     return corners, [left - GUTTER // 2 for left in lefts]
 
 
@@ -64,7 +72,7 @@ def layout(nodes: dict[str, Node], object_info: dict[str, Any], version: str) ->
         ]
         entry = {
             "id": ids[name], "type": node.kind, "mode": MUTED if node.asleep else 0,
-            "pos": list(corners[name]), "size": list(SIZES[node.kind]), "flags": {},
+            "pos": list(corners[name]), "size": list(size_of(node)), "flags": {},
             "order": ids[name] - 1, "inputs": inputs, "outputs": outputs,
             "properties": properties(node, version), "widgets_values": list(node.widgets),
         }  # fmt: skip
