@@ -1,4 +1,4 @@
-"""Take the screenshot of README and help pages: an example workflow, run to its end, in a real browser.
+"""Take the screenshot of README and help pages: an example, run to its end, in a real browser.
 
     COMFYUI_PATH=... COMFYUI_PYTHON=... python tests/host/screenshot.py docs/screenshot.png \\
         web/docs/graph.jpg
