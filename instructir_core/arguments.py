@@ -69,6 +69,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     reader.add_argument("out", type=Path, metavar="OUT.safetensors", help="--init, reading anew")
     reader.add_argument("--init", default="mini", metavar="MODEL", help="mini or a weight file")
     reader.add_argument("--steps", type=int, default=7000, help="batches of 64 sentences")
+    reader.add_argument("--learning-rate", type=float, default=2e-3)
     reader.add_argument("--seed", type=int, default=0)
     reader.add_argument(
         "--splits", nargs="*", default=["train", "test"], help="parts of the corpus to train on"

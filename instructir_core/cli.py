@@ -234,8 +234,9 @@ def _train_reader(options: argparse.Namespace) -> int:
     corpus = [s for s in whole if s.split in options.splits]
     init = official.load_named(options.init)
     path = train_reader(
-        init, options.out, corpus, seed=options.seed, steps=options.steps, teacher=options.teacher
-    )
+        init, options.out, corpus, seed=options.seed, steps=options.steps,
+        learning_rate=options.learning_rate, teacher=options.teacher,
+    )  # fmt: skip
     print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --reader {path}")
     return 0
 

@@ -14,7 +14,7 @@ UNSURE = 0.6
 """A sentence read less surely than this is worth saying in other words."""
 NOTHING = 0.5
 """From this probability of `NO_TASK` on, a sentence is taken to ask for nothing."""
-UNKNOWN_LANGUAGE = 0.5
+UNKNOWN_LANGUAGE = 0.7
 """From this probability on, a sentence is taken to be in no language that the model knows."""
 LANGUAGES = {
     "en": "English", "zh": "Chinese (simplified)", "zh-Hant": "Chinese (traditional)",

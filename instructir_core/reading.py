@@ -28,6 +28,7 @@ FIRST, LAST = "first", "last"  # what follows comes before, or after, everything
 AFTER, BEFORE = "after", "before"  # what follows comes earlier, or later, than what it hangs on
 SWAP = "swap"  # what precedes comes later than what follows: "brightening needs denoising first"
 TURN = "turn"  # a contrast or a refusal begins
+MARK = "mark"  # punctuation
 
 # Regular expressions of whole words, for languages with spaces: one line for each language,
 # English, German, French, Spanish, Portuguese, Russian, Korean.
@@ -112,7 +113,7 @@ _CHARACTERS = {
         最後に|最終的に|おわりに|終わりに
     """,
     SWAP: r"""
-        之前|以前|前(?![景面后後方])
+        之前|以前|前(?![景面后後方的])
         (?<=[るの])(?:前|まえ)に
     """,
     AND: r"""
@@ -126,7 +127,8 @@ _CHARACTERS = {
 }
 # What ends a part and stays in it: Japanese and Korean say the link, and the refusal, at the end.
 _ENDINGS = (
-    r"(?<=[てで])(?=\S)|(?<=まま)(?=\S)|(?<=ずに)(?=\S)|(?<=[고와과며])\s|(?<=지만)\s|(?<=않고)\s"
+    r"(?<=[てで])(?=[^んいるたもき\s])|(?<=まま)(?=\S)|(?<=ずに)(?=\S)|"
+    r"(?<=[고와과며])\s|(?<=지만)\s|(?<=않고)\s"
 )
 _PUNCTUATION = r"[,.;:!?，。；：！？、…&+/|\n]+|\s[-–—]\s|[–—]+"
 
@@ -143,7 +145,7 @@ def _pattern() -> re.Pattern[str]:
     groups = [
         f"(?P<{kind}>{f'(?={_words(kind)})' if kind == TURN else _words(kind)})" for kind in _WORDS
     ]
-    return re.compile("|".join([*groups, f"(?P<mark>{_ENDINGS}|{_PUNCTUATION})"]), re.IGNORECASE)
+    return re.compile("|".join([*groups, f"(?P<{MARK}>{_ENDINGS}|{_PUNCTUATION})"]), re.IGNORECASE)
 
 
 _CUTS = _pattern()
@@ -157,9 +159,21 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """Marks what to leave alone, for models that have no class for it."""
+_NEGATION = re.compile(
+    r"\b(?:not?|\w+n['’]t|dont|nicht|kein\w*|pas|ne|não|не|нет)\b|\b(?:un|n['’])touch|"
+    r"[不没沒未无無非]|留[着著]|ない|なく|ません|안 |지 ?않|지 ?마|" + _REFUSAL.pattern,
+    re.IGNORECASE,
+)
+"""Marks a clause that may say what to leave alone, or what is not wrong."""
 
-PRICE = 0.3
+PRICE = 0.15
 """What a cut costs, in nats: the parts must be read by so much more surely than the whole."""
+UNHEARD = 0.3
+"""What a part costs besides whose task the whole sentence hardly seems to ask for."""
+SURE = 0.95
+"""A clause read with at least this probability says what it says, whatever stands beside it."""
+OVERHEARD = 0.6
+"""What a part costs for each clause in it that is surely about another task."""
 MOST_CLAUSES = 16
 """Clauses that are told apart; what follows them is one more."""
 LONGEST_SPAN = 6
@@ -194,11 +208,18 @@ class _Part(_Stretch):
     instruction: Instruction
     task: str
     """As the instruction's, or `NO_TASK` where it says what to leave alone."""
+    refused: bool = False
+    """Its words say so, whatever was read."""
+
+    @property
+    def share(self) -> float:
+        """The probability of what was read; of a refusal that is known by its words, a high one."""
+        return 0.9 if self.refused else self.instruction.probabilities[self.task]
 
     @property
     def doubt(self) -> float:
-        """-log of the probability of what was read, in nats."""
-        return -math.log(max(self.instruction.probabilities.get(self.task, 0.9), 1e-9))
+        """-log of it, in nats."""
+        return -math.log(max(self.share, 1e-9))
 
 
 def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
@@ -209,7 +230,7 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     """
     whole = reader.read_all([text])[0]
     text = whole.text
-    wanted = [part for part in _divide(text, reader) if part.task != NO_TASK]
+    wanted = [part for part in _divide(text, whole, reader) if part.task != NO_TASK]
     once = _once_each(wanted)
     parts = [piece for part in once for piece in _divide_unmarked(text, part, reader)]
     if len({part.task for part in parts}) > 1:
@@ -219,11 +240,12 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     return (parts[0].instruction,)
 
 
-def _divide(text: str, reader: Reads) -> list[_Part]:
+def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
     """The surest way to divide a text at its links, parts to leave alone included.
 
-    Of all ways to put neighbouring clauses together, the one of least doubt, where each cut
-    costs `PRICE` (dynamic programming over the cuts).
+    Of all ways to put neighbouring clauses together, the one of least doubt, where a cut costs
+    `PRICE`, a task that is not heard in the whole `UNHEARD`, and one that is heard in a clause but
+    not in its part `OVERHEARD` (dynamic programming).
     """
     clauses = _clauses(text)
     spans = [
@@ -234,34 +256,56 @@ def _divide(text: str, reader: Reads) -> list[_Part]:
     ]
     stretches = [_together(clauses[i:j]) for i, j in spans]
     read = dict(zip(spans, _read(text, stretches, reader), strict=True))
-    if NO_TASK not in reader.tasks:
-        for i, clause in enumerate(clauses):
-            if _REFUSAL.search(text, clause.start, clause.end):
-                read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK)
+    heard = {*whole.tasks, NO_TASK}
+    for i, clause in enumerate(clauses if len(clauses) > 1 else []):
+        # Negated, and not what the whole asks for: it names what to leave alone.
+        known = NO_TASK in reader.tasks
+        marks = _NEGATION if known else _REFUSAL
+        negated = marks.search(text, clause.start, clause.end) is not None
+        if negated and not (known and read[i, i + 1].task in heard):
+            read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK, refused=True)
+    single = [read[i, i + 1] for i in range(len(clauses))]
+    said = [clause for clause in single if clause.task != NO_TASK and clause.share >= SURE]
+
+    def cost(part: _Part) -> float:
+        inner = [c for c in said if part.start <= c.start and c.end <= part.end]
+        overheard = sum(clause.task != part.task for clause in inner)
+        unheard = part.task not in heard
+        return part.doubt + PRICE + UNHEARD * unheard + OVERHEARD * overheard
+
     best: list[tuple[float, list[_Part]]] = [(-PRICE, [])]
     for j in range(1, len(clauses) + 1):
         ways = [(i, read[i, j]) for i in range(j) if (i, j) in read]
-        i, last = min(ways, key=lambda way: best[way[0]][0] + way[1].doubt)
-        best.append((best[i][0] + last.doubt + PRICE, [*best[i][1], last]))
+        i, last = min(ways, key=lambda way: best[way[0]][0] + cost(way[1]))
+        best.append((best[i][0] + cost(last), [*best[i][1], last]))
     return _said_before_dropped(best[-1][1])
 
 
 def _clauses(text: str) -> list[_Stretch]:
     """Cut at every link; adjoining links count as one. There is one clause at least."""
     found: list[_Stretch] = []
-    start, said = 0, frozenset[str]()
+    start, links = 0, list[str]()
     for match in [*_CUTS.finditer(text), None]:
         end = len(text) if match is None else match.start()
         if re.search(r"\w", text[start:end]) and not _TURNS.fullmatch(text, start, end):
-            found.append(_Stretch(start, end, said))
-            start, said = end, frozenset()
+            found.append(_Stretch(start, end, frozenset(_of_previous(found, links))))
+            start, links = end, []
         if match is not None:
-            said |= {match.lastgroup or ""}
+            links.append(match.lastgroup or "")
             if not _TURNS.fullmatch(text, start, match.end()):
                 start = match.end()
+    _of_previous(found, [*links, MARK])
     if len(found) > MOST_CLAUSES:
         found[MOST_CLAUSES:] = [_together(found[MOST_CLAUSES:])]
-    return found or [_Stretch(0, len(text), said)]
+    return found or [_Stretch(0, len(text), frozenset(links))]
+
+
+def _of_previous(found: list[_Stretch], links: list[str]) -> list[str]:
+    """Give "denoise it first, then ..." its "first", and return the links that are left."""
+    if found and len(links) > 1 and links[0] in (FIRST, LAST):
+        found[-1] = replace(found[-1], said=found[-1].said | {links[0]})
+        return links[1:]
+    return links
 
 
 def _together(clauses: Sequence[_Stretch]) -> _Stretch:

@@ -22,11 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction
-from .tasks import NO_TASK
+from .tasks import NO_TASK, TASKS
 
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512
+SPELLING = 16
+"""Width of what the encoder keeps of each word and word piece to know a language by."""
 MAX_KNOWN = 1024
 """Sentences whose instructions are kept in memory."""
 
@@ -194,8 +196,11 @@ class HashedEncoder(nn.Module):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)
-        # One class more than languages: any other. Words and pieces alone tell, without order.
-        self.language = nn.Linear(width, len(config.languages) + 1) if config.languages else None
+        # Which language it is, their spelling tells; one class more: any other.
+        self.spelling = self.language = None
+        if config.languages:
+            self.spelling = nn.EmbeddingBag(config.buckets, SPELLING, mode="mean")
+            self.language = nn.Linear(SPELLING, len(config.languages) + 1)
 
     def forward(
         self, sentences: Sequence[Sequence[str]], drop_words: Tensor | None = None
@@ -246,13 +251,39 @@ class HashedEncoder(nn.Module):
                 _warn_truncated(text, len(found))
         return self([t[:MAX_TOKENS] for t in tokens]).float().cpu()
 
+    def speaks(self, sentences: Sequence[Sequence[str]]) -> Tensor:
+        """Lists of tokens -> (B, languages + 1) logits, the last for any other language."""
+        assert self.spelling is not None and self.language is not None
+        device = self.spelling.weight.device
+        bags = [
+            [i for word in tokens for part in word_features(word, "", self.config.buckets)
+             for i in part]
+            for tokens in sentences
+        ]  # fmt: skip
+        lengths = torch.tensor([len(bag) for bag in bags], device=device)
+        flat = torch.tensor([i for bag in bags for i in bag], device=device)
+        return self.language(self.spelling(flat, lengths.cumsum(0) - lengths))
+
     @torch.inference_mode()
     def foreign(self, sentences: Sequence[str]) -> Tensor:
         """(B,) probability that each is in none of the languages of the config; 0 without any."""
         if self.language is None:
             return torch.zeros(len(sentences))
-        x, mask = self.look_up([tokenize(s)[:MAX_TOKENS] for s in sentences])
-        return self.language(mean_pool(x, mask)).softmax(-1)[:, -1].float().cpu()
+        tokens = [tokenize(s)[:MAX_TOKENS] for s in sentences]
+        foreign = self.speaks(tokens).softmax(-1)[:, -1].float().cpu()
+        own = [_written_as_one_of(self.config.languages, s) for s in sentences]
+        return foreign.masked_fill(torch.tensor(own), 0.0)
+
+
+_SCRIPTS = {
+    "ko": re.compile("[\uac00-\ud7a3]"), "ja": re.compile("[\u3040-\u30ff]"),
+    "zh": re.compile("[\u4e00-\u9fff]"), "zh-Hant": re.compile("[\u4e00-\u9fff]"),
+}  # fmt: skip
+"""Scripts that are of these languages alone: they tell more surely than words do."""
+
+
+def _written_as_one_of(languages: Sequence[str], text: str) -> bool:
+    return any(_SCRIPTS[code].search(text) for code in languages if code in _SCRIPTS)
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -347,22 +378,35 @@ class InstructionReader:
                 new, embeddings, logits.softmax(-1).tolist(), foreign, strict=True
             ):
                 probabilities = _without(dict(zip(self.tasks, row, strict=True)), other)
+                task = _strongest(probabilities)
+                if probabilities[task] < probabilities.get(NO_TASK, 0.0) < NOTHING:
+                    embedding = self._of_prompt(task)
                 # Cloned, so that it is an ordinary tensor that may be saved or trained on.
                 self.known[text] = Instruction(
                     text,
                     embedding[None].detach().clone(),
-                    _strongest(probabilities),
+                    task,
                     probabilities,
                     self.model,
-                    languages if other >= UNKNOWN_LANGUAGE else (),
+                    languages if other else (),
                 )
         return [self.known[text].copy() for text in texts]
 
+    def _of_prompt(self, task: str) -> Tensor:
+        """The embedding of the task's own sentence, for one that is half read as nothing: its own
+        would do next to nothing."""
+        return self.head(self.encoder.encode([TASKS[task].prompt]))[0][0]
+
     def _foreign(self, texts: Sequence[str]) -> tuple[list[float], tuple[str, ...]]:
-        """How probably each is in no language that the encoder knows, and those it knows."""
+        """How probably each is in no language that the encoder knows, and those it knows.
+
+        0 below `UNKNOWN_LANGUAGE`: a few rare words must not cost a sentence its task.
+        """
         if not isinstance(self.encoder, HashedEncoder) or NO_TASK not in self.tasks:
             return [0.0] * len(texts), ()
-        return self.encoder.foreign(texts).tolist(), self.encoder.config.languages
+        foreign = self.encoder.foreign(texts)
+        foreign = foreign.masked_fill(foreign < UNKNOWN_LANGUAGE, 0.0)
+        return foreign.tolist(), self.encoder.config.languages
 
 
 def _without(probabilities: dict[str, float], foreign: float) -> dict[str, float]:

@@ -264,14 +264,14 @@ def test_result_is_exact_until_two_feature_maps_do_not_fit(
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         result = restorer.restore(image, embedding)
         torch.testing.assert_close(result, exact, atol=1e-5, rtol=0)
-        strips.add(restorer.plan(100, 61, free).rows)
+        strips.add(restorer.plan(100, 61, free=free).rows)
     assert len(strips) >= 4 and min(strips) == 2 and not caplog.records
     for free in (maps - 1, maps // 2, maps // 4, 0):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         result = restorer.restore(image, embedding)
         assert "Memory is short" in caplog.text and "not exact" in caplog.text
         caplog.clear()
-        tile = restorer.plan(100, 61, free).tile
+        tile = restorer.plan(100, 61, free=free).tile
         assert tile is not None and 64 <= tile < 100
         assert torch.equal(result, restorer.restore(image, embedding, tile_size=tile))
         assert not torch.equal(result, exact)

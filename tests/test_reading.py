@@ -26,6 +26,12 @@ def tasks(text: str, reader: WordReader | None = None) -> list[str]:
         ("brighten it before you remove the noise", "lol noise"),
         ("before you brighten it, remove the rain", "rain lol"),
         ("brighten it, but first remove the fog", "haze lol"),
+        ("brighten it first, then remove the noise", "lol noise"),
+        ("remove the noise last, and sharpen", "blur noise"),
+        ("remove the fog, but brighten it first", "lol haze"),
+        ("sharpen it and do the colours last", "blur en"),
+        ("mach es zuerst heller, dann entrausche es", "lol noise"),
+        ("éclaircis d'abord, puis enlève le bruit", "lol noise"),
         ("denoise brighten", "noise lol"),
         ("the fog, the rain and the noise", "noise rain haze"),  # the last damage first
         ("去噪并提亮", "noise lol"),

@@ -199,14 +199,22 @@ class _Logits(torch.nn.Module):
         return torch.zeros(len(vectors), 256), vectors
 
 
+TASK_AT = {"noise": 1.0, "sr": 6.0}
+
+
 @pytest.mark.parametrize(
     ("none", "noise", "task"), [(0.48, 0.4, "noise"), (0.49, 0.1, "sr"), (0.51, 0.4, "none")]
 )
-def test_nothing_is_read_from_half_on(none: float, noise: float, task: str) -> None:
+def test_nothing_is_read_from_half_on(
+    none: float, noise: float, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rest = 1.0 - none - noise
     shares = (noise, *(rest * share for share in (0.1, 0.1, 0.1, 0.1, 0.5, 0.1)), none)
     reader = InstructionReader(_Numbers(), _Logits(), CLASSES, "m")  # type: ignore[arg-type]
+    monkeypatch.setattr(reader, "_of_prompt", lambda task: torch.full((256,), TASK_AT[task]))
     read = reader.read(" ".join(str(math.log(share)) for share in shares))
+    # Half meant for nothing, the sentence's own embedding would do next to nothing.
+    assert read.embedding.unique().tolist() == [0.0 if task == "none" else TASK_AT[task]]
     assert (read.task, read.asks_nothing) == (task, task == "none")
     assert read.tasks[0] == task
 
@@ -229,6 +237,7 @@ def test_an_unknown_language_asks_for_nothing() -> None:
         (read,) = restorer.read("poista kohina")
         assert read.languages == languages and read.asks_nothing == bool(languages)
         assert sum(read.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert restorer.encode("去噪").languages == ()  # a script that is of its languages alone
     assert read.advice is not None and "It reads English, Chinese (traditional)." in read.advice
     picture = torch.rand(8, 9, 3)
     assert restorer.restore(picture, read) is picture

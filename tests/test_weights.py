@@ -30,29 +30,64 @@ def mini() -> Restorer:
 
 def test_file() -> None:
     files = [p for p in official.MINI_FILE.parent.iterdir() if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 6_000_000
+    # 7 MB in all, of which half a megabyte is kept for what looks at pictures.
+    assert sum(p.stat().st_size for p in files) <= 6_500_000
     with safe_open(official.MINI_FILE, "pt") as file:
         assert {str(file.get_tensor(k).dtype) for k in file.keys()} == {"torch.float16"}  # noqa: SIM118
         provenance = json.loads(file.metadata()["provenance"])
     assert provenance["name"] == "mini" and provenance["steps"] > 1000
 
 
-def test_reads_sentences_it_never_saw(mini: Restorer) -> None:
+READ = {
+    "test_sentences": 0.97, "test_sentences_zh": 0.94,
+    **dict.fromkeys((f"test_sentences_{code}" for code in (
+        "zh-Hant", "ja", "ko", "de", "fr", "es", "pt", "ru")), 0.90),
+}  # fmt: skip
+"""Files of one-task sentences that no training saw -> the share that is read right at least."""
+
+
+@pytest.mark.parametrize("name", READ)
+def test_reads_sentences_it_never_saw(mini: Restorer, name: str) -> None:
     assert mini.reader is not None
     # A task that was added since is none that these weights can know.
-    sentences = [(task, text) for task, text in SENTENCES if task in mini.reader.tasks]
+    rows = experiments.read_sentences(DATA / f"{name}.tsv")
+    sentences = [(task, text) for task, text in rows if task in mini.reader.tasks]
     wrong = experiments.misread(mini, sentences)
-    assert len(wrong) <= 0.05 * len(sentences), wrong
+    assert len(wrong) <= (1.0 - READ[name]) * len(sentences), wrong
     for task in mini.reader.tasks:
         known = sum(t == task for t, _ in sentences)
-        assert sum(t == task for t, _, _ in wrong) <= 0.15 * known, task
+        assert sum(t == task for t, _, _ in wrong) <= 0.25 * known, task
+    parts = [mini.read(text) for _, text in sentences]
+    assert sum(len(p) == 1 for p in parts) >= 0.98 * len(parts)
+
+
+@pytest.mark.parametrize("kind", ["negation", "opposite", "two_step"])
+@pytest.mark.parametrize("language", ["", "_zh"])
+def test_reads_what_people_say_in_other_ways(mini: Restorer, kind: str, language: str) -> None:
+    """What not to do, the opposite of a task, two tasks in their order."""
+    rows = experiments.read_sentences(DATA / f"{kind}_sentences{language}.tsv")
+    read = [(tasks, ",".join(part.task for part in mini.read(text)), text) for tasks, text in rows]
+    wrong = [row for row in read if row[0] != row[1]]
+    assert len(wrong) <= 0.1 * len(rows), wrong
 
 
 def test_reads_both_tasks_of_a_sentence(mini: Restorer) -> None:
     rows = experiments.read_sentences(DATA / "two_task_sentences.tsv")
-    found = [(set(tasks.split(",")), mini.encode(text)) for tasks, text in rows]
-    both = [set(i.tasks) >= wanted and i.advice is not None for wanted, i in found]
-    assert sum(both) >= 0.8 * len(both)
+    found = [(set(tasks.split(",")), mini.read(text), mini.encode(text)) for tasks, text in rows]
+    assert sum({p.task for p in parts} == wanted for wanted, parts, _ in found) >= 0.9 * len(rows)
+    assert sum(set(i.tasks) >= wanted for wanted, _, i in found) >= 0.8 * len(rows)
+
+
+def test_says_when_it_does_not_know_the_language(mini: Restorer) -> None:
+    lines = (DATA / "other_languages.tsv").read_text("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    for language in dict.fromkeys(language for language, _ in rows):
+        read = [mini.encode(text) for code, text in rows if code == language]
+        said = [i for i in read if i.asks_nothing and "It reads English" in (i.advice or "")]
+        assert len(said) >= 0.8 * len(read), language
+    for name in READ:
+        known = experiments.read_sentences(DATA / f"{name}.tsv")
+        assert sum(bool(mini.encode(text).languages) for _, text in known) <= 0.02 * len(known)
 
 
 @pytest.mark.parametrize("name", ["dark.png", "hazy.png", "rainy.png", "noisy.png"])

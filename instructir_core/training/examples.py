@@ -38,19 +38,31 @@ class Examples:
     languages: list[str]
     """Of each text; `OTHER` where it should not be read."""
 
+    meanings: list[str]
+    """Of each text, as `Sentence.meaning`; those of pairs and of `OTHER` are one."""
+
     def shares(self) -> npt.NDArray[np.float64]:
-        """(N,) how often to draw each: every class alike, `OTHER` being one more, and within it
-        languages by the square root of what there is of them, so that small ones are heard."""
-        cells: dict[tuple[int, str], list[int]] = defaultdict(list)
+        """(N,) how often to draw each.
+
+        Every task alike, `NO_TASK` twice as often, for it must hold against each of them, and
+        `OTHER` as one more. Within these, languages and within them meanings by the square root of
+        what there is of them, so that small ones are heard.
+        """
+        cells: dict[tuple[int, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, task in enumerate(self.targets.argmax(1).tolist()):
             language = self.languages[i]
-            cells[task if language != OTHER else len(CLASSES), language].append(i)
+            place = task if language != OTHER else len(CLASSES)
+            cells[place, language][self.meanings[i]].append(i)
         mass: Counter[int] = Counter()
-        for (task, _), rows in cells.items():
-            mass[task] += len(rows) ** 0.5
+        for (task, _), meanings in cells.items():
+            mass[task] += sum(map(len, meanings.values())) ** 0.5
         shares = np.zeros(len(self.texts))
-        for (task, _), rows in cells.items():
-            shares[rows] = len(rows) ** -0.5 / mass[task]
+        for (task, _), meanings in cells.items():
+            cell = sum(map(len, meanings.values())) ** 0.5 / mass[task]
+            cell *= 2.0 if task == CLASSES.index(NO_TASK) else 1.0
+            roots = sum(len(rows) ** 0.5 for rows in meanings.values())
+            for rows in meanings.values():
+                shares[rows] = cell / roots * len(rows) ** -0.5
         return shares / shares.sum()
 
 
@@ -65,7 +77,7 @@ def _targets(tasks: Sequence[str]) -> Tensor:
 def build_examples(corpus: Sequence[Sentence], seed: int, *, languages: bool = True) -> Examples:
     """Varied sentences, two joined into one, and, with ``languages``, text in other languages."""
     rng = stream(seed, Stream.EXAMPLES)
-    texts, targets, spoken = [], [], []
+    texts, targets, spoken, meanings = [], [], [], []
     for sentence in corpus:
         # Hand-written sentences say what no pattern does, and are far fewer.
         copies = VARIANTS * (2 if sentence.handwritten else 1)
@@ -73,17 +85,20 @@ def build_examples(corpus: Sequence[Sentence], seed: int, *, languages: bool = T
         texts += [sentence.text, *typed]
         targets += [_targets([sentence.task])] * copies
         spoken += [sentence.language] * copies
+        meanings += [sentence.meaning] * copies
     pairs = draw_pairs(corpus, len(corpus), rng)
     for tasks, language, text in pairs:
         texts.append(vary(text, rng, language))
         targets.append(_targets(tasks))
         spoken.append(language)
+        meanings.append("")
     if languages:
         foreign = draw_foreign(corpus, len(corpus) // 4, rng)
         texts += foreign
         targets += [_targets([NO_TASK])] * len(foreign)
         spoken += [OTHER] * len(foreign)
-    return Examples(texts, torch.stack(targets), spoken)
+        meanings += [""] * len(foreign)
+    return Examples(texts, torch.stack(targets), spoken, meanings)
 
 
 _IN_ORDER = {

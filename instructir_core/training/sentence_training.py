@@ -28,7 +28,6 @@ from ..text import (
     InstructionHead,
     TextEncoder,
     TransformersEncoder,
-    mean_pool,
     tokenize,
 )
 from .corpus import Sentence
@@ -43,6 +42,8 @@ LONGEST = 48
 """Tokens of a sentence that training looks at."""
 _ALIKE = 16
 """Batches drawn together and dealt by length."""
+MISSED = 0.1
+"""Share of the words that a sentence lacks while it is learnt."""
 REACH = 2
 """Convolutions of a new encoder: words up to three apart are seen together."""
 
@@ -182,7 +183,6 @@ def train_sentences(
     anchors = task_means(*start, corpus) if start is not None else None
     examples = build_examples(corpus, seed)
     tokens = [_tokens(t) for t in examples.texts]
-    spoken = torch.tensor([languages.index(s) if s else len(languages) for s in examples.languages])
     lessons = _ask(teacher, examples, seed) if teacher is not None else None
     to_teacher = nn.Linear(encoder.width, lessons.meanings.shape[1] if lessons else 1)
     parameters = [*encoder.parameters(), *head.parameters(), *to_teacher.parameters()]
@@ -195,11 +195,12 @@ def train_sentences(
         said = [tokens[i] for i in rows]
         drop = torch.from_numpy(rng.random(sum(map(len, said))) < 0.15)
         words, mask = encoder.look_up(said, drop)
-        sentence = encoder.combine(words, mask)
+        # Now and then a word is missing, so that none is all that a task hangs on.
+        heard = words * (torch.rand(mask.shape) >= MISSED)[..., None]
+        sentence = encoder.combine(heard, mask)
         embedding, logits = head(sentence)
         targets = examples.targets[rows]
         loss = F.cross_entropy(logits, targets, label_smoothing=0.02)
-        loss = loss + 0.2 * _language_loss(encoder, words, mask, spoken[rows])
         if anchors is not None:
             places = F.normalize(targets @ anchors, dim=-1)
             loss = loss + (1.0 - (embedding * places).sum(-1)).mean()
@@ -214,7 +215,9 @@ def train_sentences(
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    return encoder.eval().requires_grad_(False), head.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    learn_languages(encoder, examples, seed, min(3000, steps))
+    return encoder, head.eval().requires_grad_(False)
 
 
 def _parts(
@@ -251,13 +254,37 @@ def _distance(
     return 1.0 - F.cosine_similarity(own, theirs).mean()
 
 
-def _language_loss(encoder: HashedEncoder, words: Tensor, mask: Tensor, spoken: Tensor) -> Tensor:
-    """Cross-entropy of the language: of each sentence, and of a few words out of each."""
-    assert encoder.language is not None
-    some = mask & (torch.rand(mask.shape) < 0.5)
-    some = torch.where(some.any(1, keepdim=True), some, mask)
-    whole = F.cross_entropy(encoder.language(mean_pool(words, mask)), spoken)
-    return (whole + F.cross_entropy(encoder.language(mean_pool(words, some)), spoken)) / 2
+def learn_languages(
+    encoder: HashedEncoder, examples: Examples, seed: int, steps: int = 3000, batch: int = 256
+) -> None:
+    """Teach the encoder which language a sentence is in, by whole ones and by a few words."""
+    assert encoder.spelling is not None and encoder.language is not None
+    languages = encoder.config.languages
+    spoken = torch.tensor([languages.index(s) if s else len(languages) for s in examples.languages])
+    # Every language alike, and any other as often as three of them.
+    counts = torch.bincount(spoken, minlength=len(languages) + 1).double()
+    mass = torch.ones(len(counts), dtype=torch.float64)
+    mass[-1] = 3.0
+    shares = (mass / counts.clamp(min=1.0))[spoken].numpy()
+    parameters = [*encoder.spelling.parameters(), *encoder.language.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=0.02, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    rng = stream(seed, Stream.LANGUAGES)
+    for _ in tqdm(range(steps), "languages"):
+        rows = rng.choice(len(spoken), batch, p=shares / shares.sum())
+        said = [_tokens(examples.texts[i]) for i in rows]
+        for i in range(0, batch, 2):  # half of them in part
+            length = int(rng.integers(1, len(said[i]) + 1))
+            first = int(rng.integers(len(said[i]) - length + 1))
+            said[i] = said[i][first : first + length]
+        loss = F.cross_entropy(encoder.speaks(said), spoken[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    encoder.requires_grad_(False)
 
 
 def _batches(
@@ -282,6 +309,7 @@ def train_reader(
     *,
     seed: int = 0,
     steps: int = 7000,
+    learning_rate: float = 2e-3,
     teacher: Path | None = None,
 ) -> Path:
     """Train the encoder and head of a file on, and write them with its network as ``out``.
@@ -297,8 +325,15 @@ def train_reader(
             f"{init.name}: found no sentence encoder and head for {', '.join(CLASSES)}; expected "
             "those of this package. Start from mini, or from a file trained here."
         )
-    reader = train_sentences(corpus, seed, steps, teacher=teacher, start=(encoder, head))
-    made = {"init": init.name, "seed": seed, "steps": steps, "sentences": len(corpus)}
-    provenance = {**init.provenance, "reader": {**made, "taught": teacher is not None}}
+    reader = train_sentences(
+        corpus, seed, steps,
+        learning_rate=learning_rate, teacher=teacher, start=(encoder, head),
+    )  # fmt: skip
+    made = {
+        "seed": seed, "steps": steps, "learning_rate": learning_rate,
+        "sentences": len(corpus), "taught": teacher is not None,
+        "init": init.provenance.get("reader", init.name),
+    }  # fmt: skip
+    provenance = {**init.provenance, "reader": made}
     checkpoint.save(out, init.network, reader[1], CLASSES, reader[0], provenance)
     return out

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     """Sentences that the teacher is asked about."""
     CLASS_SENTENCES = 8
     """When the head's last layer is fitted anew."""
+    LANGUAGES = 9
+    """Sentences, and parts of them, that the encoder learns languages by."""
 
 
 def stream(seed: int, which: Stream, *place: int) -> np.random.Generator:

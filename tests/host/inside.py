@@ -63,7 +63,7 @@ def places_of_weights(pack, mode):
         return sorted({str(p.device) for p in network.parameters()})
 
     places = {"before": devices()}
-    with managed.resident(1 << 20):
+    with managed.resident(256, 256, None):
         places["during"] = devices()
     places["after"] = devices()
     memory.free_memory(1 << 60, gpu)  # as for another model
