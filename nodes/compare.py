@@ -31,6 +31,7 @@ class BeforeAfter(io.ComfyNode):
                     "read",
                     optional=True,
                     force_input=True,
+                    multiline=False,
                     tooltip="Words above the pictures, such as Encode Instruction's task.",
                 ),
                 advanced(

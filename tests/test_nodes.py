@@ -34,7 +34,7 @@ def nodes(fake: FakeHost, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     listed = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
     names = ("load", "encode", "restore", "picture", "video", "compare")
     host = sys.modules["installed_pack.nodes.host"]
-    return SimpleNamespace(**dict(zip(names, listed, strict=True)), host=host)
+    return SimpleNamespace(**dict(zip(names, listed, strict=False)), host=host)
 
 
 def values(output: Any) -> Any:

@@ -19,7 +19,7 @@ SPEC = ("tooltip", "lazy", "advanced", "default", "min", "max", "step", "multili
 def described(node: Any) -> dict[str, Any]:
     """A node as hosts list it under ``/object_info``."""
     schema = node.define_schema().options
-    inputs: dict[str, dict[str, Any]] = {}
+    inputs: dict[str, dict[str, Any]] = {"required": {}}  # hosts write it even where empty
     for one in schema["inputs"]:
         given = {**one.options, **one.extra_dict}
         if "display_mode" in given:

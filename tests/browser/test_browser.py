@@ -57,7 +57,7 @@ def test_a_sentence_typed_then_reloaded_then_dropped_back(editor: Editor, host: 
     assert say["values"]["text"] == "ノイズを取ってください"
     assert editor.progress() == sorted(editor.progress()) and editor.progress()[-1] == 100
     (read,) = editor.nodes("PreviewAny")
-    assert "ノイズを取ってください" in json.dumps(read["values"], ensure_ascii=False)
+    assert "ノイズを取って" in json.dumps(read["values"], ensure_ascii=False)
     editor.fit()
     editor.shoot("typed")
 

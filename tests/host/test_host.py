@@ -314,7 +314,7 @@ def test_a_download_shows_progress_and_stops(host: Host) -> None:
                       "inputs": {"value": 1.0, "width": 30, "height": 20}},
                 "4": restore("2", "3", mask=["6", 0]),
             },
-            "mask is 1 x 30 x 20",
+            "mask of 30 x 20 pixels",
         ),
     ],
 )  # fmt: skip
