@@ -23,8 +23,6 @@ lint: .venv/ready
 # and a Chromium.
 examples: .venv/ready
 	$(BIN)/pip install --quiet -c constraints.txt playwright
-	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
-		-i "please remove the noise" -o restored/noisy.png --compare docs/before-after.jpg
 	$(BIN)/python tests/host/make_examples.py
 	$(BIN)/python tests/make_tasks.py docs/tasks.jpg
 	$(BIN)/python tests/host/screenshot.py docs/screenshot.png web/docs/graph.jpg
