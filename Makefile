@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint stress compat examples onnx-page
+.PHONY: demo test lint stress compat examples browser onnx-page
 
 demo: .venv/ready
 	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
@@ -32,11 +32,17 @@ lint: .venv/ready
 # After new bundled weights: every picture that shows them. Needs COMFYUI_PATH, COMFYUI_PYTHON
 # and a Chromium.
 examples: .venv/ready
-	$(BIN)/pip install --quiet -c constraints.txt av playwright
-	$(BIN)/python -m instructir_core restore example_workflows/inputs/noisy.png \
-		-i "please remove the noise" -o restored/noisy.png --compare docs/before-after.jpg
+	$(BIN)/pip install --quiet -c constraints.txt playwright
 	$(BIN)/python tests/host/make_examples.py
-	$(BIN)/python tests/host/screenshot.py docs/screenshot.png
+	$(BIN)/python tests/make_tasks.py docs/tasks.jpg
+	$(BIN)/python tests/host/screenshot.py docs/screenshot.png web/docs/graph.jpg
+
+# In a real browser on a real host: COMFYUI_PATH, COMFYUI_PYTHON, and CHROMIUM where it lies elsewhere.
+# Screenshots go to build/screenshots.
+browser: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt playwright
+	CHROMIUM=$${CHROMIUM:-$$(command -v chromium || command -v google-chrome)} \
+		$(BIN)/python -m pytest tests/browser
 
 # The page in docs/browser, in a real browser. Needs npm and a Chromium.
 onnx-page: .venv/ready

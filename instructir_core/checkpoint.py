@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import pickle  # nosec B403: its error alone; torch unpickles tensors and nothing else
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError  # nosec B403: tensors and nothing else are unpickled
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # The released head was saved on a CUDA device: without map_location a CPU fails.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
+    except UnpicklingError as exc:
         raise ValueError(
             f"{path}: found a pickle that is damaged or holds more than tensors, possibly code; "
             "expected plain tensors. It was not run. Get the weights from a source you trust, "

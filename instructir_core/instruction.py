@@ -58,25 +58,38 @@ class Instruction:
         return self.probabilities.get(NO_TASK, 0.0) >= NOTHING
 
     @property
+    def doubt(self) -> str | None:
+        """Why it may not be what was meant: ``language``, ``nothing``, ``several``, ``unsure``."""
+        if self.languages:
+            return "language"
+        if self.task == NO_TASK:
+            return "nothing"
+        if len(self.tasks) > 1 and NO_TASK not in self.tasks[:2]:
+            return "several"
+        sure = self.probabilities[self.task] >= UNSURE and NO_TASK not in self.tasks
+        return None if sure else "unsure"
+
+    @property
     def advice(self) -> str | None:
         """What to do about a sentence that was not read surely as one task, or None."""
-        if self.languages:
-            known = ", ".join(LANGUAGES.get(code, code) for code in self.languages)
-            return (
-                "This sentence seems to be in a language that the model does not read. It reads "
-                f"{known}."
-            )
-        if self.task == NO_TASK:
-            return "This sentence names nothing that the model restores. Say what is wrong."
         read = [TASK_WORDS[t] for t in self.tasks]
-        if len(self.tasks) > 1 and NO_TASK not in self.tasks[:2]:
-            return (
-                f"This sentence is about {' and '.join(read)} at once. Give each its own "
-                "instruction and chain them: the network is trained to do one thing at a time."
-            )
         share = self.probabilities[self.task]
-        if share >= UNSURE and NO_TASK not in self.tasks:
-            return None
+        match self.doubt:
+            case None:
+                return None
+            case "language":
+                known = ", ".join(LANGUAGES.get(code, code) for code in self.languages)
+                return (
+                    "This sentence seems to be in a language that the model does not read. It "
+                    f"reads {known}."
+                )
+            case "nothing":
+                return "This sentence names nothing that the model restores. Say what is wrong."
+            case "several":
+                return (
+                    f"This sentence is about {' and '.join(read)} at once. Give each its own "
+                    "instruction and chain them: the network is trained to do one thing at a time."
+                )
         doubt = f"{share:.0%} only"
         if NO_TASK in self.tasks:
             doubt = f"{share:.0%}, and as {read[1]} with {self.probabilities[self.tasks[1]]:.0%}"

@@ -7,12 +7,18 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from safetensors import SafetensorError, safe_open
 
@@ -35,6 +41,8 @@ ENCODER_BYTES = 35_500_000
 """About; only the progress of its download needs it."""
 DOWNLOADS = ".download"
 """Folder beside the models for what is under way."""
+CONNECT_SECONDS = 8.0
+"""How long a connection to the Hub may take to open."""
 _ENCODER_NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -70,10 +78,10 @@ Progress = Callable[[int, int], None]
 
 def default_folder() -> Path:
     """Where downloaded models are kept: ``INSTRUCTIR_HOME``, else the user's cache folder."""
-    home = os.environ.get("INSTRUCTIR_HOME")
+    home = os.getenv("INSTRUCTIR_HOME")
     if home:
         return Path(home)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "instructir"
 
 
@@ -155,7 +163,7 @@ def _download(
     try:
         # Imported here: it takes long.
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.constants import ENDPOINT
+        from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
     except ImportError as exc:
         raise OSError(
             f"Downloading {name} needs the package huggingface-hub ({exc}). Install it with: pip "
@@ -169,6 +177,8 @@ def _download(
 
     def fetch() -> None:
         try:
+            if not HF_HUB_OFFLINE:
+                check_reachable(ENDPOINT)
             # Told by its hash or its shapes afterwards, not by a revision.
             found = hf_hub_download(repository, name, local_dir=parts)  # nosec B615
             outcome.set_result(found)
@@ -195,6 +205,55 @@ def _download(
             f"({type(exc).__name__}: {brief(exc, 200)}). Connect to the internet "
             "and try again, or put these files by hand into these folders:\n" + "\n".join(lines)
         ) from exc
+
+
+def check_reachable(address: str, seconds: float = CONNECT_SECONDS) -> None:
+    """Raise OSError unless a connection to the address, or its proxy, opens in this time.
+
+    The Hub library tries for minutes where packets vanish. A slow network is not given up on: only
+    the connection counts, and every address of the name is tried at once.
+    """
+    url = urlsplit(address)
+    proxy = getproxies().get(url.scheme)
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    answers: Queue[OSError | int] = Queue()
+    """How many addresses there are; then, for each, 0 once it is connected, or why not."""
+
+    def connect(family: int, kind: int, protocol: int, place: tuple[Any, ...]) -> None:
+        try:
+            with socket.socket(family, kind, protocol) as connection:
+                connection.settimeout(seconds)
+                connection.connect(place)
+            answers.put(0)
+        except OSError as exc:
+            answers.put(exc)
+
+    def resolve() -> None:
+        try:
+            found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
+        except OSError as exc:
+            answers.put(exc)
+            return
+        answers.put(len(found))
+        for family, kind, protocol, _, place in found:
+            connector = (family, kind, protocol, place)
+            threading.Thread(target=connect, args=connector, daemon=True).start()
+
+    # In a thread, for a name server that does not answer cannot be timed out.
+    threading.Thread(target=resolve, daemon=True).start()
+    end, waiting, reason = time.monotonic() + seconds, 1, "no answer"
+    while waiting and (left := end - time.monotonic()) > 0:
+        try:
+            answer = answers.get(timeout=left)
+        except Empty:
+            break
+        if answer == 0:
+            return
+        waiting += answer - 1 if isinstance(answer, int) else -1
+        reason = reason if isinstance(answer, int) else str(answer)
+    raise OSError(f"no connection to {url.hostname}, port {port}: {reason}")
 
 
 def _verify(path: Path, known: HubFile) -> None:

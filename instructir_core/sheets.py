@@ -15,6 +15,7 @@ from . import pictures, video
 
 Pixels = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _GAP = 8
 """White pixels between pictures."""
@@ -97,9 +98,74 @@ def before_after(rows: Sequence[tuple[Bytes, Bytes]], captions: Sequence[tuple[s
     return np.asarray(sheet)
 
 
-def captioned(title: str, rows: Sequence[Sequence[tuple[str, Bytes]]]) -> Bytes:
-    """A row of pictures for each entry, each under its caption, below a title."""
-    font, line = ImageFont.load_default(18), 28
+def side_by_side(before: Pixels, after: Pixels, words: str, width: int) -> Bytes:
+    """(H, W, 3) in [0, 1] under their names, each at most ``width`` wide, below ``words``.
+
+    Where one is larger, as after an upscaler, the other is enlarged to its size, which changes
+    only how it is looked at.
+    """
+    height, across = max(before.shape[:2], after.shape[:2], key=lambda size: size[0] * size[1])
+    drawn = []
+    for pixels in (before, after):
+        if pixels.shape[:2] != (height, across):
+            same = Image.fromarray(shrink(pixels, pixels.shape[1])).resize((across, height))
+            pixels = np.asarray(same, np.float32) / np.float32(255)
+        drawn.append(shrink(pixels, width))
+    font = _font(words, 18) or ImageFont.load_default(18)
+    title = _wrapped(words, font, 2 * drawn[0].shape[1])
+    return captioned(title, [[("Before", drawn[0]), ("After", drawn[1])]], font)
+
+
+_FONTS = (
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "DroidSansFallbackFull.ttf",
+    "wqy-zenhei.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "PingFang.ttc",
+    "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "DejaVuSans.ttf", "arial.ttf",
+)  # fmt: skip
+"""Fonts of the systems, for letters that Pillow's own font lacks."""
+
+
+def legible(words: str) -> bool:
+    """Whether a font with all of these letters is at hand."""
+    return _font(words, 18) is not None
+
+
+def _font(words: str, size: int) -> Font | None:
+    """The first font that has every letter of the words; None where there is none."""
+    own = ImageFont.load_default(size)
+    for name in (None, *_FONTS):
+        font = own
+        if name is not None:
+            try:
+                font = ImageFont.truetype(name, size)
+            except OSError:
+                continue
+        lacking = bytes(font.getmask("\U0010ffff"))
+        if all(bytes(font.getmask(c)) != lacking for c in set(words) if not c.isspace()):
+            return font
+    return None
+
+
+def _wrapped(words: str, font: Font, width: int) -> str:
+    """The words in lines of at most ``width`` pixels, broken anywhere where there are no spaces."""
+    lines = []
+    for paragraph in words.splitlines():
+        line = ""
+        for letter in paragraph:
+            if font.getlength(line + letter) > width and line:
+                kept, space, rest = line.rpartition(" ")
+                lines.append(kept if space else line)
+                line = rest if space else ""
+            line += letter
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def captioned(
+    title: str, rows: Sequence[Sequence[tuple[str, Bytes]]], font: Font | None = None
+) -> Bytes:
+    """A row of pictures for each entry, each under its caption, below a title of some lines."""
+    font, line = font or ImageFont.load_default(18), 28
+    above = line * title.count("\n") + (line if title else 0) + _GAP
     columns = max(len(row) for row in rows)
     width = max(
         max(pixels.shape[1], math.ceil(font.getlength(caption)))
@@ -107,11 +173,12 @@ def captioned(title: str, rows: Sequence[Sequence[tuple[str, Bytes]]]) -> Bytes:
         for caption, pixels in row
     )
     heights = [max(pixels.shape[0] for _, pixels in row) for row in rows]
-    height = sum(h + _GAP + line for h in heights) + line + _GAP
+    height = sum(h + _GAP + line for h in heights) + above
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, height), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), title, "black", font)
-    y = line + _GAP
+    for number, text in enumerate(title.split("\n")):
+        draw.text((_GAP, _GAP + line * number), text, "black", font)
+    y = above
     for row, height in zip(rows, heights, strict=True):
         for column, (caption, pixels) in enumerate(row):
             x = _GAP + column * (width + _GAP)

@@ -1,13 +1,15 @@
-"""The three nodes: Load InstructIR Model, Encode Instruction, Restore Image."""
+"""The nodes: a model, an instruction, a restoration; samples, and before and after."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
+from .compare import BeforeAfter
 from .encode import EncodeInstruction
 from .load import LoadModel
 from .restore import RestoreImage
+from .samples import SamplePicture, SampleVideo
 
 
 class InstructIRExtension(ComfyExtension):
@@ -16,4 +18,6 @@ class InstructIRExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         host.register_model_folder()
-        return [LoadModel, EncodeInstruction, RestoreImage]
+        return [
+            LoadModel, EncodeInstruction, RestoreImage, SamplePicture, SampleVideo, BeforeAfter
+        ]  # fmt: skip

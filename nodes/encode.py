@@ -5,14 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..instructir_core import Instruction
-from ..instructir_core.tasks import TASK_WORDS, TASKS
+from ..instructir_core.tasks import TASKS
 from . import host
+from .line import in_full, one_line
 from .types import CATEGORY, INSTRUCTION, RESTORER, choice, where_known
 
 FROM_TEXT = "from text"
 PRESETS = {task.label: task.prompt for task in TASKS.values()}
 """Name in the menu -> sentence; saved workflows hold the names, so they never change."""
-LEFT_ALONE = "Restore Image leaves the picture as it is."
 
 
 class EncodeInstruction(io.ComfyNode):
@@ -57,12 +57,26 @@ class EncodeInstruction(io.ComfyNode):
                 io.String.Output(
                     "task",
                     display_name="task",
-                    tooltip="The tasks read in the sentence, in order, and how surely.",
+                    tooltip="What was read, how surely, and advice; for Preview as Text.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **where_known(search_aliases=["instruct", "restoration prompt", "修复指令"]),
+            **where_known(
+                search_aliases=["instruct", "instruction", "restoration prompt", "修复指令"]
+            ),
         )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None, preset: str | None) -> bool | str:
+        # None comes from another node, and is known when this one runs.
+        if preset is not None and preset not in (FROM_TEXT, *PRESETS):
+            return f"There is no preset {preset!r}. Choose one of the menu."
+        if preset == FROM_TEXT and text is not None and not text.strip():
+            return (
+                "The instruction is empty; expected a sentence such as 'remove the noise'. Write "
+                "what should be restored, or choose a preset."
+            )
+        return True
 
     @classmethod
     def execute(
@@ -75,20 +89,6 @@ class EncodeInstruction(io.ComfyNode):
         preset = choice("preset", preset, (FROM_TEXT, *PRESETS))
         sentence = text if preset == FROM_TEXT else PRESETS[preset]
         parts = restorer.restorer.read(sentence)
-        task = ", then ".join(_reading(part) for part in parts)
-        lines = [task]
-        if len(parts) > 1:
-            lines = [f"{number}. {_reading(p)}: {p.text}" for number, p in enumerate(parts, 1)]
-        for part in parts:
-            lines += [LEFT_ALONE] if part.asks_nothing else []
-            lines += [part.advice] if part.advice else []
-        shown = "\n".join(lines)
-        host.show_text(cls, shown)
-        return io.NodeOutput((*(previous or ()), *parts), task, ui={"text": (shown,)})
-
-
-def _reading(instruction: Instruction) -> str:
-    """The tasks that were read, and how surely."""
-    return ", ".join(
-        f"{TASK_WORDS[t]} {instruction.probabilities[t]:.0%}" for t in instruction.tasks
-    )
+        host.show_text(cls, one_line(sentence, parts, None if preset == FROM_TEXT else preset))
+        full = in_full(parts)
+        return io.NodeOutput((*(previous or ()), *parts), full, ui={"text": (full,)})

@@ -18,15 +18,18 @@ class LoadModel(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Loads a model that restores pictures by a sentence. The bundled one works at "
-                "once; the official 7D model (100 MB) is downloaded when first used, into "
-                "models/instructir."
+                "once; the official 7D model (100 MB) is downloaded from the Hugging Face Hub when "
+                "first used, once, into models/instructir."
             ),
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=host.model_names(),
                     default=host.BUNDLED_NAME,
-                    tooltip="Bundled, official, or any file of your models/instructir folders.",
+                    tooltip=(
+                        "Bundled (works at once), official (100 MB from the Hub, once), or any "
+                        "file of your models/instructir folders."
+                    ),
                 ),
                 advanced(
                     io.Combo.Input(
@@ -45,7 +48,9 @@ class LoadModel(io.ComfyNode):
                     tooltip="Feeds any number of Encode Instruction and Restore Image nodes.",
                 )
             ],
-            **where_known(search_aliases=["instruct", "restoration model", "修复模型"]),
+            **where_known(
+                search_aliases=["instruct", "restoration model", "LoadInstructIRModel", "修复模型"]
+            ),
         )
 
     @classmethod

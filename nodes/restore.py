@@ -79,9 +79,14 @@ class RestoreImage(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             **where_known(
                 search_aliases=[
-                    *("denoise", "deblur", "sharpen", "derain", "dehaze", "low light", "brighten"),
-                    *("enhance", "photo restoration", "去噪", "去模糊", "去雨", "去雾", "修复照片"),
-                ]
+                    *("restore photo", "old photo", "fix", "repair", "clean", "enhance", "noise"),
+                    *("denoise", "grain", "rain", "derain", "fog", "dehaze", "night", "low light"),
+                    *("brighten", "deblur", "sharpen", "colour", "color", "super resolution"),
+                    *("upscale photo", "photo restoration", "InstructIRProcess"),
+                    *("去噪", "去模糊", "去雨", "去雾", "修复照片", "老照片"),
+                    *("写真修復", "ノイズ除去", "사진 복원", "노이즈 제거", "照片修復"),
+                ],
+                essentials_category="Image Tools",
             ),
         )
 

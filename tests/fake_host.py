@@ -87,6 +87,8 @@ class FakeHost:
 
             slider = "slider"
             unique_id = "UNIQUE_ID"
+            prompt = "PROMPT"
+            extra_pnginfo = "EXTRA_PNGINFO"
 
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 self.arguments, self.options, self.extra_dict = arguments, options, {}
@@ -121,12 +123,19 @@ class FakeHost:
         comfy = self.module(
             "comfy", model_management=memory, model_patcher=patcher, utils=utils, __path__=[]
         )
-        kinds = ("Combo", "String", "Float", "Int", "Image", "Mask", "Hidden", "NumberDisplay")
+        kinds = ("Combo", "String", "Float", "Int", "Image", "Mask", "Hidden", "NumberDisplay",
+                 "Video")  # fmt: skip
         io = SimpleNamespace(
             Schema=Anything, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=Anything,
             **{kind: Anything(kind.upper()) for kind in kinds},
         )  # fmt: skip
-        latest = self.module("comfy_api.latest", io=io, ComfyExtension=object)
+        latest = self.module(
+            "comfy_api.latest",
+            io=io,
+            ui=SimpleNamespace(PreviewImage=lambda image, cls: {"images": image}),
+            InputImpl=SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=path)),
+            ComfyExtension=object,
+        )
         return {
             "comfy": comfy,
             "comfy.model_management": memory,

@@ -9,12 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_host import FakeHost, Interrupted, import_pack
+from PIL import Image
 from word_reader import WordReader
 
 from instructir_core import Restorer
+from instructir_core.tasks import TASKS
 
 
 @pytest.fixture
@@ -28,10 +31,10 @@ def nodes(fake: FakeHost, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     folder.mkdir(parents=True)
     shutil.copy(weights, folder / "tiny.safetensors")
     pack = import_pack(monkeypatch, fake)
-    found = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
-    load, encode, restore = found[:3]  # others may have been added
+    listed = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    names = ("load", "encode", "restore", "picture", "video", "compare")
     host = sys.modules["installed_pack.nodes.host"]
-    return SimpleNamespace(load=load, encode=encode, restore=restore, host=host)
+    return SimpleNamespace(**dict(zip(names, listed, strict=False)), host=host)
 
 
 def values(output: Any) -> Any:
@@ -206,7 +209,9 @@ class _Elsewhere:
 def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) -> None:
     network = _Elsewhere()
     core = SimpleNamespace(
-        network=network, device=torch.device("cpu"), plan=lambda *_, **__: SimpleNamespace(bytes=1)
+        network=network,
+        device=torch.device("cpu"),
+        plan=lambda *_, **__: SimpleNamespace(bytes=1),
     )
     managed = nodes.host.ManagedRestorer(core)
     managed.patcher.load_device = torch.device("meta")  # a device that is not the CPU
@@ -343,6 +348,38 @@ def test_precision(nodes: SimpleNamespace) -> None:
     assert next(managed.restorer.network.parameters()).dtype == torch.bfloat16
 
 
+def test_sample_pictures_are_there(nodes: SimpleNamespace) -> None:
+    samples = sys.modules["installed_pack.nodes.samples"]
+    for name, file in samples.PICTURES.items():
+        image = values(nodes.picture.execute(name))
+        with Image.open(samples.FOLDER / file) as opened:
+            assert tuple(image.shape) == (1, opened.height, opened.width, 3)
+            assert np.array_equal((image[0].numpy() * 255).round(), np.asarray(opened))
+    assert Path(values(nodes.video.execute()).path).is_file()
+    with pytest.raises(ValueError, match="picture is 'cat'; expected one of face"):
+        nodes.picture.execute("cat")
+
+
+def test_before_and_after_side_by_side(nodes: SimpleNamespace) -> None:
+    before, after = torch.full((1, 40, 60, 3), 0.2), torch.full((2, 40, 60, 4), 0.8)
+    sheet = values(nodes.compare.execute(before, after, "noise 97%"))
+    assert len(sheet) == 2 and sheet.shape[-1] == 3
+    # Both are found in it, whole and unchanged, one right of the other.
+    dark, light = (
+        torch.nonzero((sheet[0] == round(value * 255) / 255).all(-1)) for value in (0.2, 0.8)
+    )
+    assert len(dark) >= 2400 and len(light) >= 2400
+    assert dark[:, 1].float().mean() < light[:, 1].float().mean()
+    bare = values(nodes.compare.execute(before, after))
+    assert bare.shape[1] < sheet.shape[1]  # no room is kept for words
+    grey = values(nodes.compare.execute(before[..., :1], after))
+    assert torch.equal(grey, bare)
+    large = values(nodes.compare.execute(before, torch.full((1, 80, 120, 3), 0.8), width=64))
+    assert large.shape[2] >= 128  # of one size, each 64 wide
+    with pytest.raises(ValueError, match=r"Found before of shape \(2, 40.*expected \(1 or 3"):
+        nodes.compare.execute(before.expand(2, -1, -1, -1), torch.rand(3, 40, 60, 3))
+
+
 def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> None:
     restorer = values(nodes.load.execute("tiny.safetensors"))
     restorer.restorer.reader = WordReader()
@@ -350,8 +387,8 @@ def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> Non
     text = "first brighten it, then remove the noise"
     output = nodes.encode.execute(restorer, text, "from text", previous=rain)
     assert [i.task for i in output.values[0]] == ["rain", "lol", "noise"]
-    assert output.values[1] == "low light 96%, then noise 96%"
-    assert output.ui["text"][0].splitlines() == [
+    assert output.ui["text"][0] == output.values[1]
+    assert output.values[1].splitlines() == [
         "1. low light 96%: brighten it",
         "2. noise 96%: remove the noise",
     ]
@@ -366,3 +403,50 @@ def test_what_asks_for_nothing_gives_back_the_image(nodes: SimpleNamespace, fake
     result = nodes.restore.execute(image, 1.0, restorer, values(output))
     assert values(result) is image and "'good morning'" in result.ui["text"][0]
     assert not fake.loads
+
+
+@pytest.mark.parametrize(
+    ("sentence", "line"),
+    [
+        ("remove the noise", "noise 96%"),
+        ("first brighten it, then remove the noise", "low light 96%, then noise 96%"),
+        ("去噪", "噪点 96%"),
+        ("去除雜訊，噪點太多", "雜訊 96%"),
+        ("ノイズを取って", "ノイズ 96%"),
+        ("노이즈 제거", "노이즈 96%"),
+        ("good morning", "Nothing to restore in these words: say what is wrong."),
+        ("早上好", "这句话里没有要修复的内容：请说出哪里不好。"),
+    ],
+)
+def test_one_line_in_the_language_of_the_sentence(
+    nodes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, sentence: str, line: str
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(nodes.host, "show_text", lambda node, text: shown.append(text))
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    nodes.encode.execute(restorer, sentence, "from text")
+    assert shown == [line]
+    nodes.encode.execute(restorer, "", "remove noise")
+    assert shown[1] == "Preset remove noise: noise 96%"
+
+
+def test_every_line_fits_and_has_words_for_everything(nodes: SimpleNamespace) -> None:
+    line = sys.modules["installed_pack.nodes.line"]
+    for words in line.WORDS.values():
+        assert set(words.tasks) == {*TASKS, "none"}
+        assert set(words.advice) == {"language", "nothing", "several", "unsure"}
+        assert all(len(advice.format("")) <= line.LONGEST for advice in words.advice.values())
+    restorer = values(nodes.load.execute("tiny.safetensors"))
+    restorer.restorer.reader = WordReader()
+    for sentence in ("noise, rain, fog, colours and it is dark", "the noise and the rain"):
+        parts = restorer.restorer.read(sentence)
+        assert len(line.one_line(sentence, parts, "brighten dark photo")) <= line.LONGEST
+
+
+def test_empty_text_is_said_before_anything_runs(nodes: SimpleNamespace) -> None:
+    assert "instruction is empty; expected" in nodes.encode.validate_inputs("  \n", "from text")
+    assert nodes.encode.validate_inputs("", "remove noise") is True
+    assert nodes.encode.validate_inputs(None, "from text") is True  # from another node
+    assert nodes.encode.validate_inputs("", None) is True
+    assert "no preset 'cat'" in nodes.encode.validate_inputs("x", "cat")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +181,7 @@ def test_download_counts_bytes_and_can_be_stopped(
         if done == 1000:
             raise KeyError("stop")  # no OSError, as a host's own exception
 
+    monkeypatch.setattr(official, "check_reachable", lambda address: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hangs)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(KeyError):
@@ -183,6 +189,53 @@ def test_download_counts_bytes_and_can_be_stopped(
     server_goes_on.set()
     total = 63_627_895 + 403_275 + official.ENCODER_BYTES
     assert seen[0] == (0, total) and seen[-1] == (1000, total)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address whose packets vanish: a server that accepts nobody, its queue full."""
+    with socket.socket() as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        time.sleep(0.1)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_without_a_network_the_answer_comes_soon(silent: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"no connection to 127\.0\.0\.1, port"):
+        official.check_reachable(silent, seconds=0.5)
+    assert 0.4 < time.monotonic() - start < 3
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    start = time.monotonic()
+    with pytest.raises(OSError, match="refused"):
+        official.check_reachable(address)  # said at once, not after the whole time
+    assert time.monotonic() - start < 3
+    assert official.CONNECT_SECONDS < 10
+
+
+def test_a_slow_network_is_not_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def slow(*arguments: Any, **options: Any) -> Any:
+            time.sleep(0.5)
+            good = resolve("127.0.0.1", server.getsockname()[1], type=socket.SOCK_STREAM)
+            with socket.socket() as unused:  # and its first address answers no
+                unused.bind(("127.0.0.1", 0))
+                bad = resolve("127.0.0.1", unused.getsockname()[1], type=socket.SOCK_STREAM)
+            return [*bad, *good]
+
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        official.check_reachable("http://hub.example")
 
 
 def test_another_encoder_is_refused(tmp_path: Path, hub: dict[str, bytes]) -> None:

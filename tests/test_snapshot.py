@@ -13,17 +13,19 @@ from fake_host import FakeHost, import_pack
 
 SNAPSHOT = Path(__file__).parent / "host" / "object_info.json"
 SPEC = ("tooltip", "lazy", "advanced", "default", "min", "max", "step", "multiline", "options",
-        "display")  # fmt: skip
+        "display", "forceInput")  # fmt: skip
 
 
 def described(node: Any) -> dict[str, Any]:
     """A node as hosts list it under ``/object_info``."""
     schema = node.define_schema().options
-    inputs: dict[str, dict[str, Any]] = {}
+    inputs: dict[str, dict[str, Any]] = {"required": {}}  # hosts write it even where empty
     for one in schema["inputs"]:
         given = {**one.options, **one.extra_dict}
         if "display_mode" in given:
             given["display"] = given.pop("display_mode")
+        if "force_input" in given:
+            given["forceInput"] = given.pop("force_input")
         kind = "optional" if given.pop("optional", False) else "required"
         assert not set(given) - set(SPEC), f"{one.arguments[0]}: describe this option too"
         if one.arguments[0] == "model_name":  # depends on the files there

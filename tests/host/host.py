@@ -43,20 +43,24 @@ def find_host() -> tuple[Path, str] | None:
 class Host:
     """One running server with its own base folder, the pack linked into its custom_nodes."""
 
-    def __init__(self, base: Path, folder: Path, python: str, hub: str = "") -> None:
+    def __init__(
+        self, base: Path, folder: Path, python: str, hub: str = "", bare: bool = False
+    ) -> None:
+        """``bare``: as a new user has it, without pictures or models."""
         self.folder, self.python = folder, python
         self.base, self.log_path = base, base / "host.log"
         for part in ("custom_nodes", "input", "output", "models/instructir/sub",
                      "models/upscale_models"):  # fmt: skip
             (base / part).mkdir(parents=True, exist_ok=True)
         os.symlink(ROOT, base / "custom_nodes" / "instructir")
-        for sample in (ROOT / "example_workflows" / "inputs").iterdir():
-            shutil.copy(sample, base / "input")
-        write_models(base / "models")
         (base / "extra").mkdir()
-        shutil.copy(
-            base / "models/instructir/tiny.safetensors", base / "extra/elsewhere.safetensors"
-        )
+        if not bare:
+            for sample in (ROOT / "example_workflows" / "inputs").iterdir():
+                shutil.copy(sample, base / "input")
+            write_models(base / "models")
+            shutil.copy(
+                base / "models/instructir/tiny.safetensors", base / "extra/elsewhere.safetensors"
+            )
         extra_paths = base / "extra_model_paths.yaml"
         extra_paths.write_text(f"more:\n  instructir: {base / 'extra'}\n")
         with socket.socket() as probe:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
+SLIDER = "IMAGECOMPARE"
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC, SLIDER}
 SKIPPED = {"Note", "MarkdownNote"}
 OURS = "InstructIR_"
+MUTED = 2
 
 
 def options_of(spec: list[Any]) -> dict[str, Any]:
@@ -23,6 +25,8 @@ def is_widget(spec: list[Any]) -> bool:
 def default_of(spec: list[Any]) -> Any:
     """What the editor puts into a new widget; None where that is not known."""
     options = options_of(spec)
+    if spec[0] == SLIDER:
+        return {}  # it holds nothing before a run
     menu = spec[0] if isinstance(spec[0], list) else options.get("options") or [None]
     first = menu[0]["key"] if spec[0] == DYNAMIC else menu[0]
     return options.get("default", first)
@@ -62,13 +66,18 @@ def read_widgets(
     return inputs, specs
 
 
-def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Raises AssertionError where a node is unknown, a link dangles or widgets do not add up."""
+def to_api(
+    workflow: dict[str, Any], object_info: dict[str, Any], muted: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What runs; nodes that are muted only where asked for.
+
+    Raises AssertionError where a node is unknown, a link dangles or widgets do not add up.
+    """
     links = {link[0]: link for link in workflow["links"]}
     nodes = {node["id"]: node for node in workflow["nodes"]}
     graph: dict[str, dict[str, Any]] = {}
     for node in workflow["nodes"]:
-        if node["type"] in SKIPPED:
+        if node["type"] in SKIPPED or (node.get("mode") == MUTED and not muted):
             continue
         assert node["type"] in object_info, f"unknown node {node['type']}"
         info = object_info[node["type"]]["input"]
