@@ -26,7 +26,8 @@ _FONTS = (
     "DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc",
     "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "unifont.ttf", "msyh.ttc", "simsun.ttc",
     "segoeui.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc",
-    "Arial Unicode.ttf", "NotoSans-Regular.ttf", "unifont.otf",
+    "Arial Unicode.ttf", "NotoSans-Regular.ttf", "unifont.otf", "msgothic.ttc", "malgun.ttf",
+    "AppleSDGothicNeo.ttc", "arial.ttf",
 )  # fmt: skip
 """Fonts of Linux, Windows and macOS that have more than Latin letters, by their files' names."""
 
@@ -44,7 +45,7 @@ def shrink(pixels: Pixels, width: int) -> Bytes:
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont | None:
+def font_for(text: str, size: int) -> Font | None:
     """A font of this system that has every character of the text, or None."""
     for name in (None, *_FONTS):
         try:
@@ -111,38 +112,14 @@ def side_by_side(before: Pixels, after: Pixels, words: str, width: int) -> Bytes
             same = Image.fromarray(shrink(pixels, pixels.shape[1])).resize((across, height))
             pixels = np.asarray(same, np.float32) / np.float32(255)
         drawn.append(shrink(pixels, width))
-    font = _font(words, 18) or ImageFont.load_default(18)
+    font = font_for(words, 18) or ImageFont.load_default(18)
     title = _wrapped(words, font, 2 * drawn[0].shape[1])
     return captioned(title, [[("Before", drawn[0]), ("After", drawn[1])]], font)
 
 
-_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "DroidSansFallbackFull.ttf",
-    "wqy-zenhei.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "PingFang.ttc",
-    "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "DejaVuSans.ttf", "arial.ttf",
-)  # fmt: skip
-"""Fonts of the systems, for letters that Pillow's own font lacks."""
-
-
 def legible(words: str) -> bool:
     """Whether a font with all of these letters is at hand."""
-    return _font(words, 18) is not None
-
-
-def _font(words: str, size: int) -> Font | None:
-    """The first font that has every letter of the words; None where there is none."""
-    own = ImageFont.load_default(size)
-    for name in (None, *_FONTS):
-        font = own
-        if name is not None:
-            try:
-                font = ImageFont.truetype(name, size)
-            except OSError:
-                continue
-        lacking = bytes(font.getmask("\U0010ffff"))
-        if all(bytes(font.getmask(c)) != lacking for c in set(words) if not c.isspace()):
-            return font
-    return None
+    return font_for(words, 18) is not None
 
 
 def _wrapped(words: str, font: Font, width: int) -> str:
