@@ -35,7 +35,7 @@ def pictures() -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
+def browser(host: Host) -> Iterator[object]:  # after the host, which is where tests are skipped
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
