@@ -28,7 +28,7 @@ from instructir_core.training.corpus import load_corpus
 from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
 from instructir_core.training.published_sets import FilePair
 from instructir_core.training.recipes import RECIPES
-from instructir_core.training.run import Run, sample_loss
+from instructir_core.training.run import Pace, Run, sample_loss
 from instructir_core.training.samples import (
     Batches,
     Pictures,
@@ -365,6 +365,17 @@ def test_the_rate_warms_up_stays_and_falls_at_the_end() -> None:
         run.config = tiny_config(steps=1000, decay=decay)
         for run.done, factor in expected.items():
             assert run.factor == pytest.approx(factor, abs=0.002)
+
+
+def test_the_pace_of_both_sides_is_told(photos: Path, tmp_path: Path, weights: Path) -> None:
+    pace = Pace(crops=30, waited=0.5, learned=10.0)
+    assert pace.tell() == (3.0, 60.0) and pace == Pace()
+    config = tiny_config(steps=25, stages=(Stage(0.0, 32, 2),), sentence_steps=0, every=1000)
+    config = replace(config, shares={"noise": 1.0})
+    training, held = collect_sources(["noise"], photos)
+    train(training, held, tmp_path, config, init=checkpoint.load(weights), device="cpu", workers=0)
+    events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
+    assert b"crops_learned" in events and b"crops_made" in events
 
 
 def test_a_head_that_is_kept_keeps_its_embeddings(

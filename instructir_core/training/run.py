@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
     return 0.05 * torch.log(difference.square().flatten(1).mean(1) + _LEAST_ERROR)
 
 
+@dataclass
+class Pace:
+    """How fast samples are made and learned, since the last time it was told."""
+
+    crops: int = 0
+    waited: float = 0.0
+    """Seconds in which the network had nothing to do."""
+    learned: float = 0.0
+    """Seconds in which it had."""
+
+    def tell(self) -> tuple[float, float]:
+        """Crops per second of this process, learned and made; begins anew. Where other processes
+        make them, the second is how many would come while the network waits."""
+        told = self.crops / max(self.learned, 1e-9), self.crops / max(self.waited, 1e-9)
+        self.crops, self.waited, self.learned = 0, 0.0, 0.0
+        return told
+
+
 class Run:
     """Network, head, their averages, optimiser and progress: all that a resumed run needs."""
 
@@ -71,7 +90,7 @@ class Run:
         accelerator: Accelerator,
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.done, self.seconds, self.rate, self.pace = 0, 0.0, 0.0, Pace()
         self.model = Steered(network, head).train().requires_grad_(True)
         self.average = Steered(
             InstructIR(config.network), _copy_head(head) if head is not None else None
@@ -142,7 +161,10 @@ class Run:
             averages, current = self.average.parameters(), self.model.parameters()
             torch._foreach_lerp_(list(averages), list(current), 1.0 - keep)
         self.done += 1
-        self.seconds += time.monotonic() - started
+        elapsed = time.monotonic() - started
+        self.seconds += elapsed
+        self.pace.learned += elapsed
+        self.pace.crops += sum(len(clean) for _, clean, _, _ in parts)
         if self.config.steps is None and self.accelerator.num_processes > 1:
             # Clocks differ, and every process must take the same number of steps.
             self.seconds = float(broadcast(torch.tensor(self.seconds, device=device)))

@@ -8,6 +8,7 @@ are Accelerate's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -272,8 +273,11 @@ def _steps(
             sources, config, stage, reading.classes, reading.bank,
             rank=accelerator.process_index, world=accelerator.num_processes,
         )  # fmt: skip
+        before = time.monotonic()
         for samples in _batches(data, run.done, config.steps or 10**9, workers):
+            run.pace.waited += time.monotonic() - before
             yield stage, run.step(samples)
+            before = time.monotonic()
             if run.share >= 1.0 or run.stage != stage:
                 break
 
@@ -334,9 +338,15 @@ def _one_thread(_: int) -> None:
 
 
 def _tell(run: Run, stage: Stage, losses: Mapping[str, Tensor], bar: tqdm[Any]) -> None:
+    """Losses and pace of the last steps: crops that one process learns and makes each second."""
     values = {name: float(value) for name, value in losses.items()}
-    bar.set_postfix({k: f"{v:.4f}" for k, v in values.items()} | {"size": stage.crop})
-    run.accelerator.log({**values, "learning_rate": run.rate}, step=run.done)
+    learned, made = run.pace.tell()
+    bar.set_postfix(
+        {k: f"{v:.4f}" for k, v in values.items()}
+        | {"size": stage.crop, "crops/s": f"{learned:.1f}", "made/s": f"{made:.0f}"}
+    )
+    values |= {"learning_rate": run.rate, "crops_learned": learned, "crops_made": made}
+    run.accelerator.log(values, step=run.done)
 
 
 @torch.no_grad()
