@@ -96,7 +96,7 @@ def test_rows_of_a_model_that_does_nothing(
     monkeypatch.setattr(artefacts, "network_output", lambda restorer, pixels, asked: pixels)
     rows = list(artefacts.artefacts(Same(), [folder / "a.png"]))  # type: ignore[arg-type]
     name = folder.name
-    value = {row["set"]: row["value"] for row in rows}
+    value = {row.set: row.value for row in rows}
     assert value[f"{name}, left as it was: noise"] == np.inf
     assert value[f"{name}, wires left by rain"] == pytest.approx(1)
     assert value[f"{name}, cast on greys: en"] < 0.01
@@ -106,4 +106,4 @@ def test_rows_of_a_model_that_does_nothing(
         for order in ("rain then haze", "haze then rain")
     )
     assert one == two
-    assert all({"test", "set", "image", "value", "unit"} == row.keys() for row in rows)
+    assert all({"test", "set", "image", "value", "unit"} == row.columns().keys() for row in rows)

@@ -205,7 +205,7 @@ class _Elsewhere:
 def test_weights_left_behind_are_moved_and_taken_back(nodes: SimpleNamespace) -> None:
     network = _Elsewhere()
     core = SimpleNamespace(
-        network=network, device=torch.device("cpu"), plan=lambda *_: SimpleNamespace(bytes=1)
+        network=network, device=torch.device("cpu"), plan=lambda *_, **__: SimpleNamespace(bytes=1)
     )
     managed = nodes.host.ManagedRestorer(core)
     managed.patcher.load_device = torch.device("meta")  # a device that is not the CPU
