@@ -110,8 +110,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "image": sample("old print (faded)"),
         "note": note(
             "### An old print, and a slider\nHere a preset stands in for the sentence. Move the "
-            "mouse over the picture. *Compare Images* needs ComfyUI 0.9 or newer; everything else "
-            "works without it." + YOURS
+            "mouse over *Compare Images*: it needs ComfyUI 0.9 or newer with *Nodes 2.0* switched "
+            "on in the menu. Everything else works without it." + YOURS
         ),
         "say": encode("the colours of this old print have faded", preset="enhance colours"),
         "restore": restore(),
