@@ -36,7 +36,7 @@ def test_what_upstream_released_is_not_what_we_know() -> None:
 
 # What CONTRIBUTING.md asks of who adds a task: a row, a row, and sentences.
 ROW = '        Task("dust", "dust", "remove the dust from this photo", "remove dust"),\n'
-RECIPE = '    "dust": Recipe(degradations.gaussian_noise, clean_share=0.05),\n'
+RECIPE = '    "dust": Recipe(noise.gaussian_noise, clean_share=0.05),\n'
 SENTENCES = [f"dust\tadult\tdust/{i}\t{text}\n" for i, text in enumerate(
     ("remove the dust specks", "clean the scanned slide", "there are hairs and fluff on my scan")
 )]  # fmt: skip
@@ -48,7 +48,7 @@ import numpy as np, pytest, torch
 import fake_host
 from tiny_model import tiny_parts
 from instructir_core import Restorer, checkpoint, official
-from instructir_core.evaluation import report, sets
+from instructir_core.evaluation import degradations, report, sets
 from instructir_core.evaluation.experiments import (
     Evaluation, LabelledSentence, evaluate, read_all)
 from instructir_core.tasks import CLASSES, OFFICIAL_TASKS, TASKS
@@ -72,7 +72,7 @@ bank = {c: torch.zeros(2, 4) for c in CLASSES}
 shares = dict.fromkeys(CLASSES, 1.0)
 batches = samples.Batches(training, shares, CLASSES, bank, size=32, batch=2 * len(CLASSES), seed=0)
 assert torch.bincount(batches[0][3]).tolist() == [2] * len(CLASSES)
-assert list(samples.held_out_pairs([photos / "0.png"], "dust", 32))
+assert list(degradations.held_out_pairs([photos / "0.png"], "dust", 32))
 assert recipes.contact_sheet(clean, draws=1).shape == (len(CLASSES) * 44, 2 * 52, 3)
 assert len(recipes.compose(["dust", "rain"], clean, np.random.default_rng(0))) == 3
 sentences = corpus.load_corpus(per_pattern=1)

@@ -35,6 +35,7 @@ from ..training.imaging import (
     to_linear,
     to_srgb,
 )
+from ..training.recipes import RECIPES
 from ..training.samples import Pictures
 
 
@@ -299,17 +300,19 @@ def held_out_pairs(
     """Two draws of a task's recipe on the centre of each photo: name, degraded, clean.
 
     Photos too dark to be a target are left out of the tasks that set brightness. A photo's draws
-    depend on its place among ``photos``.
+    depend on its place among ``photos``. A task that is younger than `FROZEN` is degraded as in
+    training.
     """
-    store = Pictures()
-    number = list(FROZEN).index(task)
+    store, recipes = Pictures(), {t: r.degrade for t, r in RECIPES.items() if t not in FROZEN}
+    recipes = FROZEN | recipes
+    number = list(recipes).index(task)
     for index, path in enumerate(photos):
         for draw, scale in enumerate(_SIZES):
             rng = np.random.default_rng((seed, number, index, draw))
-            if task in ("lol", "en") and store.read(path).mean() < 255 * _DARK:
+            if RECIPES[task].sets_brightness and store.read(path).mean() < 255 * _DARK:
                 continue
             pixels = store.read(path, scale)
             y, x = (max(0, n - size) // 2 for n in pixels.shape[:2])
             crop = pixels[y : y + size, x : x + size]
             clean = np.ascontiguousarray(crop).astype(np.float32) / np.float32(255)
-            yield f"{path.stem} {draw}", FROZEN[task](clean, rng), clean
+            yield f"{path.stem} {draw}", recipes[task](clean, rng), clean
