@@ -19,7 +19,6 @@ from .masks import fit_mask, is_empty
 from .memory import Plan
 from .model import InstructIR
 from .official import load_named
-from .reading import read_parts
 from .steady import Averages, Place
 from .text import InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
@@ -113,6 +112,8 @@ class Restorer:
 
         Errors as `encode`, which reads it as one.
         """
+        from .reading import read_parts  # its patterns take a while to compile
+
         return read_parts(text, self._reader())
 
     def encode(self, text: str) -> Instruction:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from comfy_api.latest import io, ui
 
-from ..instructir_core import sheets
 from . import host
 from .types import CATEGORY, advanced, number, where_known
 
 LARGEST_WIDTH = 8192
+
+Pixels = npt.NDArray[Any]
 
 
 class BeforeAfter(io.ComfyNode):
@@ -70,6 +74,8 @@ class BeforeAfter(io.ComfyNode):
     ) -> io.NodeOutput:
         width = int(number("width", width, 64, LARGEST_WIDTH))
         words = str(read or "")
+        from ..instructir_core import sheets  # not when the host starts
+
         if not sheets.legible(words):
             host.show_text(cls, f"No font here has the letters of {words!r}: it is not drawn.")
             words = ""
@@ -79,7 +85,7 @@ class BeforeAfter(io.ComfyNode):
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
 
-def _pairs(before: torch.Tensor, after: torch.Tensor) -> list[tuple[sheets.Pixels, sheets.Pixels]]:
+def _pairs(before: torch.Tensor, after: torch.Tensor) -> list[tuple[Pixels, Pixels]]:
     """(H, W, 3) arrays, before and after; one picture goes with each of a batch."""
     frames = max(len(before), len(after))
     for name, batch in (("before", before), ("after", after)):

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from comfy_api.latest import InputImpl, io
 
-from ..instructir_core import pictures
 from .types import CATEGORY, choice, where_known
 
 FOLDER = Path(__file__).parents[1] / "example_workflows" / "inputs"
@@ -53,6 +52,8 @@ class SamplePicture(io.ComfyNode):
     @classmethod
     def execute(cls, picture: str) -> io.NodeOutput:
         name = PICTURES[choice("picture", picture, PICTURES)]
+        from ..instructir_core import pictures  # not when the host starts
+
         pixels = pictures.read(FOLDER / name).pixels
         return io.NodeOutput(torch.from_numpy(pixels)[None])
 
