@@ -13,10 +13,9 @@ convolution is one matrix product.
 
 from __future__ import annotations
 
-import math
+import ctypes
 import mmap
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -48,14 +47,17 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     Every block walks over whole feature maps. Pages of 4 KiB make the processor look up an address
     for every few rows, and the kernel hand them out one by one.
     """
-    count = math.prod(shape)
+    memory = like.new_empty(shape)
     linux = hasattr(mmap, "MADV_HUGEPAGE")
-    if not linux or like.device.type != "cpu" or count * like.element_size() < HUGE_PAGE:
-        return like.new_empty(shape)
-    memory = mmap.mmap(-1, count * like.element_size(), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=like.dtype).view(shape)  # keeps the memory until freed
+    if linux and memory.device.type == "cpu" and memory.nbytes >= HUGE_PAGE:
+        # Advice on PyTorch's own memory, not a mapping of ours: freed memory is used again, which
+        # spares its first touches, and running out of it is an error that is known.
+        # It holds for whole pages, and what cannot follow it stays as it is.
+        start = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (memory.data_ptr() + memory.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def count_blocks(network: InstructIR) -> int:
