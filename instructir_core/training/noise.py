@@ -168,15 +168,15 @@ def _corner(rng: np.random.Generator) -> tuple[int, int]:
 
 
 NOISES: tuple[tuple[float, Callable[[Pixels, np.random.Generator], Pixels]], ...] = (
-    (0.32, white_noise),
-    (0.22, camera_noise),
-    (0.04, sensor_noise),
-    (0.04, photon_noise),
+    (0.28, white_noise),
+    (0.20, camera_noise),
+    (0.03, sensor_noise),
+    (0.03, photon_noise),
     (0.10, grain),
     (0.03, blotches),
-    (0.04, bands),
+    (0.06, bands),
     (0.05, salt_and_pepper),
-    (0.16, file_artefacts),
+    (0.22, file_artefacts),
 )
 """Every kind of noise and its share."""
 

@@ -54,6 +54,10 @@ _GRAPHIC_SHARE = 0.35
 _LINES_SHARE = 0.12
 """Share of the rain samples with thin bright lines in the clean picture, which are to stay."""
 
+_SKY_SHARE = 0.12
+"""Share of the synthetic samples of ``whole_scene`` tasks under an even sky: what the network adds
+to what is smooth, a grid or a line at the border, is seen there first."""
+
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
 
@@ -243,6 +247,18 @@ def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
     return (image + cover * (colour - image)).astype(np.float32)
 
 
+def _even_sky(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """The upper 30 to 90 % of a scene as a sky (or wall) without any detail, softly joined."""
+    height, width = image.shape[:2]
+    corners = np.clip(rng.uniform(0.25, 0.95) + rng.normal(0.0, 0.07, (2, 2, 3)), 0.0, 1.0)
+    down, right = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[:, None]
+    sky = (1 - down) * ((1 - right) * corners[0, 0] + right * corners[0, 1])
+    sky = sky + down * ((1 - right) * corners[1, 0] + right * corners[1, 1])
+    horizon = rng.uniform(0.3, 0.9) + rng.normal(0.0, 0.05) * (right - 0.5)
+    cover = np.clip((horizon - down) / rng.uniform(0.01, 0.1) + 0.5, 0.0, 1.0)
+    return (image + cover * (sky - image)).astype(np.float32)
+
+
 def draw_pair(
     source: Source, store: Pictures, size: int, rng: np.random.Generator, plain: bool = False
 ) -> tuple[Pixels, Pixels]:
@@ -278,6 +294,8 @@ def draw_pair(
         clean = _recolour(clean, rng)
     if not plain and source.task == "rain" and rng.random() < _LINES_SHARE:
         clean = _thin_lines(clean, rng)
+    if not plain and recipe.whole_scene and rng.random() < _SKY_SHARE:
+        clean = _even_sky(clean, rng)
     if plain:
         degraded = source.degrade(clean, rng)
     else:
