@@ -7,9 +7,9 @@ it, and notes what it finished in a manifest of its own, which a later run reads
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Share:
     """Its number among the processes of its own machine."""
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
+    def of_environment(cls, environment: Mapping[str, str] = environ) -> Share:
         """Read RANK, WORLD_SIZE and LOCAL_RANK; without them this process is alone.
 
         Raises ValueError when one of RANK and WORLD_SIZE is missing, or they make no sense.

@@ -17,9 +17,9 @@ MODELS = {
 SIZES = {
     "InstructIR_LoadModel": (320, 90), "InstructIR_EncodeInstruction": (320, 220),
     "InstructIR_RestoreImage": (320, 170), "InstructIR_SamplePicture": (320, 60),
-    "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (620, 400),
+    "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (560, 400),
     "PreviewAny": (320, 140), "SaveImage": (320, 300), "SaveVideo": (320, 340),
-    "ImageCompare": (520, 480), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 90),
+    "ImageCompare": (560, 400), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 110),
     "CreateVideo": (320, 110), "UpscaleModelLoader": (320, 60), "ImageScaleBy": (320, 90),
     "ImageUpscaleWithModel": (320, 60), "CheckpointLoaderSimple": (320, 100),
     "CLIPTextEncode": (320, 110), "VAEEncode": (320, 60), "VAEDecode": (320, 60),
@@ -77,7 +77,7 @@ def compare(
     before: str = "image", after: str = "restore", column: int = 3, read: str = "say"
 ) -> Node:
     links = {"before": (before, 0), "after": (after, 0), "read": (read, 1)}
-    return Node("InstructIR_BeforeAfter", column, (768,), links)
+    return Node("InstructIR_BeforeAfter", column, (768, 3), links)
 
 
 def words(source: str = "say", column: int = 2) -> Node:
@@ -119,7 +119,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "slider": Node(
             "ImageCompare", 3, (), {"image_a": ("image", 0), "image_b": ("restore", 0)}
         ),
-        "compare": compare(column=4),
+        "compare": compare(),
     },
     "03 Several things at once": {
         "load": load_model(),
@@ -131,7 +131,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say1": encode("this is far too dark, brighten it"),
         "say2": encode("now remove the noise", 2, previous="say1"),
         "restore": restore(instruction="say2", column=3),
-        "read": words("say1", 2),
+        "read1": words("say1", 2),
+        "read2": words("say2", 3),
         "compare": compare(column=4, read="say2"),
         "save": save(column=4),
     },
@@ -148,6 +149,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "restore2": restore("restore1", "say2", 3),
         "say3": encode("make the colours more vivid", 3),
         "restore3": restore("restore2", "say3", 4, strength=0.7),
+        "read": words("say3", 4),
         "compare1": compare("image", "restore1", 5, read="say1"),
         "compare": compare("image", "restore3", 5, read="say3"),
     },
@@ -159,8 +161,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "but no memory on the GPU.\n\n**Your own video:** put Load Video in the place of "
             "Sample Video."
         ),
-        "frames": Node("GetVideoComponents", 1, (), {"video": ("video", 0)}),
         "say": encode("remove the noise from the footage"),
+        "frames": Node("GetVideoComponents", 1, (), {"video": ("video", 0)}),
         "restore": restore("frames"),
         "read": words(),
         "join": Node(
@@ -183,6 +185,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clean up the grain"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "upscaler": Node("UpscaleModelLoader", 2, ("RealESRGAN_x4plus.safetensors",), asleep=True),
         "upscale": Node(
             "ImageUpscaleWithModel", 3, (),
@@ -191,7 +194,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "half": Node(
             "ImageScaleBy", 4, ("lanczos", 0.5), {"image": ("upscale", 0)}, asleep=True
         ),
-        "compare": compare(column=5),
         "save": save("half", 5, "upscaled", asleep=True),
     },
     "07 Restore before image to image": {
@@ -208,6 +210,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("clear the haze"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "checkpoint": Node(
             "CheckpointLoaderSimple", 2, ("v1-5-pruned-emaonly-fp16.safetensors",), asleep=True
         ),
@@ -230,7 +233,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "decode": Node(
             "VAEDecode", 5, (), {"samples": ("sample", 0), "vae": ("checkpoint", 2)}, asleep=True
         ),
-        "compare": compare(column=6),
         "save": save("decode", 6, "image_to_image", asleep=True),
     },
 }  # fmt: skip
