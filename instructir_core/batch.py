@@ -310,7 +310,9 @@ def restore_files(
     for source, target in jobs:
         begun = time.perf_counter()
         restored, clip, error = None, None, None
-        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
+        details: dict[str, Any] = {
+            "model": restorer.name, "version": restorer.version, "device": str(restorer.device),
+        }  # fmt: skip
         try:
             if source.suffix.lower() in video.FORMATS:
                 clip = video.restore_video(

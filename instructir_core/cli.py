@@ -224,6 +224,7 @@ def _convert(options: argparse.Namespace) -> int:
         head_path=options.head,
         reader_path=options.reader,
         half=options.half,
+        version=options.version,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0

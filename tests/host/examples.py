@@ -116,10 +116,10 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("the colours of this old print have faded", preset="enhance colours"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "slider": Node(
             "ImageCompare", 3, (), {"image_a": ("image", 0), "image_b": ("restore", 0)}
         ),
-        "compare": compare(),
     },
     "03 Several things at once": {
         "load": load_model(),
