@@ -179,7 +179,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "### Clean first, then enlarge\nAn upscaler takes noise for detail and draws it large."
             "\n\nThe grey nodes need a model: **RealESRGAN_x4plus.safetensors**, about 65 MB, from "
             "[Comfy-Org/Real-ESRGAN_repackaged](https://huggingface.co/Comfy-Org/Real-ESRGAN_"
-            "repackaged), into `models/upscale_models`. Once it is there, select them and press "
+            "repackaged), into *models/upscale_models*. Once it is there, select them and press "
             "**Ctrl+M**. Until then you see the restored page." + YOURS
         ),
         "say": encode("clean up the grain"),
@@ -203,8 +203,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "### A clear picture to start from\nThe diffusion model then needs little *denoise*, "
             "and the scene stays itself.\n\nThe grey nodes need a model: **v1-5-pruned-emaonly-"
             "fp16.safetensors**, about 2.1 GB, from [Comfy-Org/stable-diffusion-v1-5-archive]"
-            "(https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive), into `models/"
-            "checkpoints`. Once it is there, select them and press **Ctrl+M**. Until then you see "
+            "(https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive), into *models/"
+            "checkpoints*. Once it is there, select them and press **Ctrl+M**. Until then you see "
             "the restored picture." + YOURS
         ),
         "say": encode("clear the haze"),
