@@ -39,12 +39,15 @@ class Editor:
         self.page.wait_for_timeout(1000)
 
     def open_template(self, name: str) -> None:
-        """From the dialog, by clicking."""
+        """From the dialog, by clicking.
+
+        Not by the mouse: it would wait for frames, and without a GPU the dialog draws hardly any.
+        """
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_text("instructir", exact=True).last.click()
+        self.page.get_by_text("instructir", exact=True).last.dispatch_event("click")
         card = self.page.locator(f'[data-testid="template-workflow-{name}"]')
-        card.scroll_into_view_if_needed()
-        card.click()
+        card.wait_for()
+        card.dispatch_event("click")
         self.page.wait_for_function(
             "() => app.graph._nodes.some(n => n.type === 'InstructIR_BeforeAfter')"
         )

@@ -20,7 +20,7 @@ TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.js
 
 @pytest.fixture
 def editor(browser: Any, host: Host, pictures: Path) -> Iterator[Editor]:
-    page = browser.new_page(viewport={"width": 1760, "height": 1000})
+    page = browser.new_page(viewport={"width": 1760, "height": 1000}, reduced_motion="reduce")
     yield Editor(page, host, pictures)
     page.close()
 
