@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".webm": "webm", ".mkv": "matroska"}
 """Suffixes of the containers that are read, and written again as the same."""
 ENCODERS = {
-    "h264": ("libx264", {"crf": "16"}),
+    "h264": ("libx264", {"crf": "16", "mbtree": "0"}),
     "hevc": ("libx265", {"crf": "18", "x265-params": "log-level=error"}),
     "vp8": ("libvpx", {"crf": "6", "b": "20M"}),
     "vp9": ("libvpx-vp9", {"crf": "18", "b": "0", "row-mt": "1"}),
@@ -48,7 +48,8 @@ ENCODERS = {
     "ffv1": ("ffv1", {}),
 }
 """For a video's codec: what encodes it again, and at which quality. Restoring is done once, so
-these are near what the eye cannot tell from lossless."""
+these are near what the eye cannot tell from lossless. Without mbtree, because x264 with it codes
+equal frames differently from run to run where the CPU has AVX-512."""
 MISSING = 1.0
 """Seconds by which a whole file may end before it says."""
 

@@ -111,7 +111,7 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that clips of half a second have three."""
     monkeypatch.setattr(clips, "SEGMENT_FRAMES", (5, 5))
@@ -232,7 +232,9 @@ def stopped(restorer: Restorer, source: Path, target: Path, at: int, **more: Any
     return told
 
 
-def test_stopped_in_its_first_segment_leaves_nothing(restorer: Restorer, tmp_path: Path) -> None:
+def test_stopped_in_its_first_segment_leaves_nothing(
+    restorer: Restorer, tmp_path: Path, short_segments: None
+) -> None:
     source = make(tmp_path / "in.mp4")
     old = tmp_path / "out.mp4"
     old.write_bytes(b"an earlier result")
@@ -243,8 +245,9 @@ def test_stopped_in_its_first_segment_leaves_nothing(restorer: Restorer, tmp_pat
 
 @pytest.mark.parametrize(("suffix", "codec", "pixel_format", "sound"), KINDS)
 def test_goes_on_after_its_last_segment(
-    restorer: Restorer, tmp_path: Path, suffix: str, codec: str, pixel_format: str, sound: str
-) -> None:
+    restorer: Restorer, tmp_path: Path, short_segments: None,
+    suffix: str, codec: str, pixel_format: str, sound: str,
+) -> None:  # fmt: skip
     """To the same file as without a stop, with uneven times, and averages that are carried."""
     times = [0, 40, 80, 200, 216, 233, 1000, 1040, 1050, 1400, 1440, 1480]
     source = make(tmp_path / f"in{suffix}", codec, pixel_format, sound, times=times)
@@ -271,7 +274,9 @@ def test_goes_on_after_its_last_segment(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_segments_of_something_else_do_not_count(restorer: Restorer, tmp_path: Path) -> None:
+def test_segments_of_something_else_do_not_count(
+    restorer: Restorer, tmp_path: Path, short_segments: None
+) -> None:
     source, out = make(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     stopped(restorer, source, out, 8)
     assert len(list(tmp_path.iterdir())) == 2  # kept, though nobody spoke of resuming
@@ -284,11 +289,11 @@ def test_segments_of_something_else_do_not_count(restorer: Restorer, tmp_path: P
     assert sorted(p.name for p in folder.iterdir())[:2] == ["0000.json", "0000.packets"]
     (folder / "0001.json").unlink()
     assert stopped(restorer, source, out, 12, resume=True)[0] == 6
-    make(source, times=[*range(0, 480, 40)])
+    make(source, times=[*range(0, 6000, 250)])
     assert stopped(restorer, source, out, 12, resume=True)[0] == 1
     # A video that is at fault itself is not gone on with.
-    source.write_bytes(source.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match=r"cut off|complete file"):
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(ValueError, match="cut off"):
         clips.restore_video(restorer, source, out, restorer.encode("derain"), resume=True)
     assert not list(tmp_path.glob(".*"))
 
