@@ -288,9 +288,7 @@ def print_cell(cell: dict[str, Any], found: dict[str, Any]) -> None:
     if "failed" in found:
         print(f"{start}{found['failed']}", flush=True)
         return
-    first = next(
-        (v["seconds"] for v in found.values() if isinstance(v, dict) and "seconds" in v), 0
-    )
+    first = next(value for name, value in found.items() if name != "plan_bytes").get("seconds")
     for name, value in found.items():
         if name == "plan_bytes":
             continue
@@ -303,7 +301,8 @@ def print_cell(cell: dict[str, Any], found: dict[str, Any]) -> None:
             memory += f"{peak / found['plan_bytes']:>8.2f}"
         error = f"{value['error']:>9.1e}" if "error" in value else f"{'':9}"
         seconds = value["seconds"]
-        print(f"{start}{name:14}{seconds:>12.4f}{first / seconds:>7.2f}{error}{memory}", flush=True)
+        ratio = f"{first / seconds:>7.2f}" if first else f"{'-':>7}"
+        print(f"{start}{name:14}{seconds:>12.4f}{ratio}{error}{memory}", flush=True)
 
 
 def job_start(options: argparse.Namespace) -> dict[str, Any]:
