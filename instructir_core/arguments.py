@@ -43,6 +43,13 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
     )
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
+    restore.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="restore on a Ray cluster: host:port, auto, or nothing to start one here",
+    )  # fmt: skip
+    restore.add_argument(
+        "--cores", type=int, metavar="N", help="with --ray: cores of a worker without a GPU"
+    )
     restore.set_defaults(run=run["restore"])
 
     models = commands.add_parser("models", help="list, download, convert or describe models")

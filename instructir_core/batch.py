@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from . import memory, pictures, video
 from .files import walk
 from .instruction import Instruction
-from .manifest import Job, Manifest
+from .manifest import Job, Manifest, stamps
 from .masks import fill_hidden
 from .memory import Plan
 from .pipeline import Restorer
@@ -183,31 +183,31 @@ class Done:
 
     source: Path
     target: Path
-    seconds: float
-    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
-    """As `restore_file` returns, or None: a video, or ``error`` says why."""
+    details: Mapping[str, Any]
+    """What the manifest tells: model, device, seconds, and by ``status`` what else."""
+    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None = None
+    """As `restore_file` returns, or None: a video, one restored elsewhere, or an ``error``."""
     error: str | None = None
     clip: video.Clip | None = None
     """As `video.restore_video` returns, for a video."""
+    notes: tuple[str, ...] = ()
+    """What is not in the result."""
+    has_location: bool = False
+    """The result tells where it was taken."""
 
-    def line(self, device: torch.device, tile_size: int | None) -> str:
+    def line(self, tile_size: int | None) -> str:
         """What became of it in one line; ``tile_size`` is what was asked for."""
         if self.error is not None:
             return f"error: {self.error}"
-        start = f"{self.source.name} -> {self.target}: "
+        found = self.details
+        start = f"{self.source.name} -> {self.target}: {found['width']} x {found['height']}, "
+        took = f"{found['seconds']:.1f} s"
         if self.clip is not None:
-            clip, pace = self.clip, self.clip.frames / max(self.seconds, 1e-9)
-            left_out = f"; left out: {', '.join(clip.left_out)}" if clip.left_out else ""
-            return (
-                f"{start}{clip.width} x {clip.height}, {clip.frames} frames, {self.seconds:.1f} s "
-                f"({pace:.2f} frames per second) on {device}{left_out}"
-            )
-        assert self.restored is not None
-        plan = self.restored[2]
-        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-        if not plan.exact and tile_size is None:
+            return f"{start}{self.clip.say(found['seconds'])} on {found['device']}"
+        note = "" if found["exact"] else f", not exact: tiles of {found['tile']} px"
+        if not found["exact"] and tile_size is None:
             note += ", because memory was short"
-        return f"{start}{plan.width} x {plan.height}, {self.seconds:.1f} s on {device}{note}"
+        return f"{start}{took} on {found['device']}{note}"
 
 
 def restore_file(
@@ -288,51 +288,66 @@ def _restore_page(
     return before.restored(restored.numpy()), plan
 
 
-def restore_files(
+def restore_job(
     restorer: Restorer,
-    jobs: Iterable[Job],
+    job: Job,
     instructions: Instruction | Sequence[Instruction],
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
     metadata: str = "all",
-    manifest: Manifest | None = None,
     steady: bool = False,
+    resume: bool = False,
     frames: video.Progress | None = None,
-) -> Iterator[Done]:
-    """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
+) -> Done:
+    """`restore_file`, or for a video `video.restore_video`, without an error: that is told."""
+    source, target = job
+    begun = time.perf_counter()
+    restored, clip, error = None, None, None
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = {
+        "model": restorer.name, "version": restorer.version, "device": str(restorer.device),
+    }  # fmt: skip
+    try:
+        if source.suffix.lower() in video.FORMATS:
+            clip = video.restore_video(
+                restorer, source, target, instructions, strength=strength,
+                tile_size=tile_size, steady=steady, resume=resume, progress=frames,
+            )  # fmt: skip
+            details |= {"status": "ok", "width": clip.width, "height": clip.height}
+            details["frames"] = clip.frames
+        else:
+            restored = restore_file(
+                restorer, source, target, instructions,
+                strength=strength, tile_size=tile_size, metadata=metadata,
+            )  # fmt: skip
+            plan, notes = restored[2], restored[1].notes
+            details |= {"status": "ok", "width": plan.width, "height": plan.height}
+            details |= {"exact": plan.exact} if plan.exact else {"exact": False, "tile": plan.tile}
+        details |= stamps(source, target)
+    except (OSError, ValueError, torch.OutOfMemoryError) as exc:
+        restored, clip, error = None, None, str(exc)
+        details |= {"status": "error", "message": error}
+    details["seconds"] = round(time.perf_counter() - begun, 3)
+    placed = restored is not None and restored[1].metadata.has_location
+    return Done(source, target, details, restored, error, clip, notes, placed)
 
-    Video files go to `video.restore_video`, with ``steady`` and, as progress, ``frames``.
+
+def restore_files(
+    restorer: Restorer,
+    jobs: Iterable[Job],
+    instructions: Instruction | Sequence[Instruction],
+    *,
+    manifest: Manifest | None = None,
+    **settings: Any,
+) -> Iterator[Done]:
+    """`restore_job` for each job with its ``settings``; of a bad one the error is told.
 
     Each is noted in the ``manifest``, where there is one, before it is told. Raises OSError when
     that cannot be written.
     """
-    for source, target in jobs:
-        begun = time.perf_counter()
-        restored, clip, error = None, None, None
-        details: dict[str, Any] = {
-            "model": restorer.name, "version": restorer.version, "device": str(restorer.device),
-        }  # fmt: skip
-        try:
-            if source.suffix.lower() in video.FORMATS:
-                clip = video.restore_video(
-                    restorer, source, target, instructions, strength=strength,
-                    tile_size=tile_size, steady=steady, progress=frames,
-                )  # fmt: skip
-                details |= {"status": "ok", "width": clip.width, "height": clip.height}
-                details["frames"] = clip.frames
-            else:
-                restored = restore_file(
-                    restorer, source, target, instructions,
-                    strength=strength, tile_size=tile_size, metadata=metadata,
-                )  # fmt: skip
-                plan = restored[2]
-                details |= {"status": "ok", "width": plan.width, "height": plan.height}
-                details["exact"] = plan.exact
-        except (OSError, ValueError, torch.OutOfMemoryError) as exc:
-            error = str(exc)
-            details |= {"status": "error", "message": error}
-        seconds = time.perf_counter() - begun
+    for job in jobs:
+        done = restore_job(restorer, job, instructions, **settings)
         if manifest is not None:
-            manifest.add(source, target, **details, seconds=round(seconds, 3))
-        yield Done(source, target, seconds, restored, error, clip)
+            manifest.add(*job, **done.details)
+        yield done

@@ -1,33 +1,31 @@
-"""The command line: a door to restoring, models, training and scoring. `arguments` parses it."""
+"""The command line: a door to restoring and models. `arguments` parses it, and `cli_training`
+holds the commands that train and score."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from . import checkpoint, memory, official, pictures, sheets, video
-from .arguments import changed_settings, make_parser
+from . import checkpoint, cli_training, memory, official, pictures, sheets, video
+from .arguments import make_parser
 from .batch import Done, plan_files, restore_files
-from .files import brief, sha256
+from .cli_training import load
+from .files import sha256
 from .instruction import Instruction
-from .manifest import Manifest, Share
+from .manifest import Job, Manifest
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
-from .text import TransformersEncoder
 from .tiles import check_tiles
-
-if TYPE_CHECKING:
-    from .evaluation.sets import ImageSet
 
 _FAILURES = (OSError, ValueError)
 _SHEET_WIDTH = 640
@@ -52,64 +50,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _load(options: argparse.Namespace) -> Restorer:
-    try:
-        return Restorer.from_pretrained(
-            options.model,
-            head=options.head,
-            text_encoder=options.text_encoder,
-            device=options.device,
-        )
-    except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
-        raise ValueError(
-            f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
-            "Leave it out to take the best."
-        ) from exc
-
-
 # --- restore -----------------------------------------------------------------------------------
 
 
 def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
-    _check_numbers(options)
-    share = Share.of_environment()
+    _check_options(options)
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
-        sheets.check_place(options.compare, [source for source, _ in jobs], share.processes)
-    options.device = share.device(options.device)
-    restorer = _load(options)
+        sheets.check_place(options.compare, [source for source, _ in jobs])
+    # With --ray this process reads the sentence, and others restore.
+    restorer = load(options, options.device if options.ray is None else "cpu")
     manifest = None
-    if options.recursive or options.resume or share.processes > 1:
-        manifest = _manifest(options, share)
+    if options.recursive or options.resume or options.ray is not None:
+        manifest = _manifest(options)
     instructions = [part for text in options.instruction for part in restorer.read(text)]
     for number, instruction in enumerate(instructions, 1):
         print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
         if instruction.advice:
             print(f"  {instruction.advice}")
-    jobs = [*share.take(jobs)]
     planned = len(jobs)
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
     clips = any(source.suffix.lower() in video.FORMATS for source, _ in jobs)
     frames = tqdm(unit="frame", disable=not clips, position=1 if len(jobs) > 1 else 0, leave=False)
-    found = restore_files(
-        restorer, jobs, instructions, strength=options.strength, tile_size=options.tile_size,
-        metadata=options.metadata, manifest=manifest, steady=options.steady,
-        frames=partial(_advance, frames),
-    )  # fmt: skip
+    found = _found(options, restorer, jobs, instructions, manifest, partial(_advance, frames))
     said: set[str] = set()
     placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
-        _tell(done, restorer, options.tile_size, said)
+        _tell(done, options.tile_size, said)
         failed += done.error is not None
-        if done.restored is None:
-            continue
-        before, after, _ = done.restored
-        placed += after.metadata.has_location
-        if options.compare is not None:
-            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
+        placed += done.has_location
+        if options.compare is not None and done.restored is not None:
+            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in done.restored[:2]]
             rows.append((small[0], small[1]))
     frames.close()
     if placed:
@@ -120,17 +94,47 @@ def _restore(options: argparse.Namespace) -> int:
     if options.compare is not None and rows:
         failed += _write_sheets(options.compare, rows, instructions)
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
-    part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
     print(
-        f"{planned} pictures{finished}, {failed} failed, "
-        f"{time.perf_counter() - started:.1f} s in all{part}"
+        f"{planned} pictures{finished}, {failed} failed, {time.perf_counter() - started:.1f} s "
+        "in all"
     )
-    # Launchers stop every process as soon as one fails, which one bad picture is no reason for:
-    # there the manifest and the lines above tell.
-    return 1 if failed and share.processes == 1 else 0
+    return 1 if failed else 0
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
+def _found(
+    options: argparse.Namespace,
+    restorer: Restorer,
+    jobs: Sequence[Job],
+    instructions: Sequence[Instruction],
+    manifest: Manifest | None,
+    frames: video.Progress,
+) -> Iterator[Done]:
+    """What becomes of each file, restored here or in a cluster."""
+    names = ("strength", "tile_size", "metadata", "steady", "resume")
+    settings = {name: getattr(options, name) for name in names}
+    if options.ray is None:
+        return restore_files(
+            restorer, jobs, instructions, manifest=manifest, frames=frames, **settings
+        )
+    from . import cluster
+
+    assert manifest is not None
+    return cluster.restore_files(
+        jobs, instructions, manifest=manifest, address=options.ray, model=options.model,
+        head=options.head, text_encoder=options.text_encoder, device=options.device,
+        cores=options.cores, **settings,
+    )  # fmt: skip
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        raise ValueError(
+            f"Found WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment; expected one "
+            "process. Start one with --ray, which gives pictures to as many workers as there is "
+            "room for."
+        )
+    if options.compare is not None and options.ray is not None:
+        raise ValueError("--compare: found --ray, whose pictures others hold. Leave one out.")
     if not 0.0 <= options.strength <= 1.0:
         raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
     if options.tile_size is not None:
@@ -138,23 +142,23 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _advance(bar: tqdm[Any], done: int, total: int) -> None:
-    """One more frame; the first starts a video."""
-    if done == 1:
+    """One more frame; the first of this run starts a video."""
+    if done <= bar.n or not bar.n:
         bar.reset(total or None)
-    bar.update(1)
+    bar.update(done - bar.n)
 
 
-def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str]) -> None:
+def _tell(done: Done, tile_size: int | None, said: set[str]) -> None:
     """The lines about one file."""
-    tqdm.write(done.line(restorer.device, tile_size), file=sys.stderr if done.error else None)
-    for word in done.restored[1].notes if done.restored is not None else ():
+    tqdm.write(done.line(tile_size), file=sys.stderr if done.error else None)
+    for word in done.notes:
         # What a format cannot hold is said once, what a file lacks for each.
         if word not in said:
             tqdm.write(f"note: {done.source.name}: {word}")
         said |= {word} if word.startswith(done.target.suffix.lower()) else set()
 
 
-def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
+def _manifest(options: argparse.Namespace) -> Manifest:
     one_file = {*pictures.FORMATS, *video.FORMATS}
     if options.output.suffix.lower() in one_file and not options.output.is_dir():
         raise ValueError(
@@ -173,7 +177,7 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
         settings["metadata"] = options.metadata
     if options.steady:  # absent otherwise, so that manifests of earlier versions still count
         settings["steady"] = True
-    return Manifest(options.output, settings, share)
+    return Manifest(options.output, settings)
 
 
 def _write_sheets(
@@ -275,158 +279,6 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-# --- train and evaluate ------------------------------------------------------------------------
-
-
-def _corpus(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-    from .training.corpus import card, load_corpus, write_tsv
-
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    corpus = load_corpus(options.seed, excluded=excluded)
-    write_tsv(options.out, corpus)
-    print(card(corpus))
-    return 0
-
-
-def _train_reader(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-    from .training.corpus import SPLITS, load_corpus
-    from .training.sentence_training import train_reader
-
-    if unknown := set(options.splits) - set(SPLITS):
-        raise ValueError(f"--splits {', '.join(unknown)}: expected some of {', '.join(SPLITS)}.")
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    whole = load_corpus(options.seed, excluded=excluded)
-    corpus = [s for s in whole if s.split in options.splits]
-    init = official.load_named(options.init)
-    path = train_reader(
-        init, options.out, corpus, seed=options.seed, steps=options.steps,
-        learning_rate=options.learning_rate, teacher=options.teacher,
-    )  # fmt: skip
-    print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --reader {path}")
-    return 0
-
-
-def _train(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-
-    try:
-        from .training.presets import PRESETS
-        from .training.samples import collect_sources
-        from .training.trainer import train
-    except ImportError as exc:
-        raise ValueError(
-            f"Training needs the package {exc.name}, which restoring does not. Install it with: "
-            'pip install "instructir[torch,train]"'
-        ) from exc
-    if options.preset not in PRESETS:
-        raise ValueError(f"--preset {options.preset}: expected one of {', '.join(PRESETS)}.")
-    for folder in (options.photos, options.data):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
-    if options.photos is None and options.data is None:
-        raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
-    config = replace(PRESETS[options.preset], **changed_settings(vars(options)))
-    training, held = collect_sources(
-        list(config.shares), options.photos, options.data, options.skip,
-        hold_out=options.hold_out, graphics=options.graphics,
-    )  # fmt: skip
-    init = official.load_named(options.init, head=options.head) if options.init else None
-    encoder = None
-    if options.text_encoder is not None:
-        encoder = TransformersEncoder(options.text_encoder)
-    elif init is not None and isinstance(init.text_encoder, TransformersEncoder):
-        encoder = init.text_encoder
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    train(
-        training, held, options.out, config, init=init, text_encoder=encoder,
-        teacher=options.teacher, excluded=excluded, device=options.device, workers=options.workers,
-    )  # fmt: skip
-    return 0
-
-
-def _datasets(options: argparse.Namespace) -> int:
-    from .training.published_sets import DATASETS, find_datasets
-
-    found = find_datasets(options.root)
-    for collection in found.values():
-        print(collection.report)
-    for name, dataset in DATASETS.items():
-        if name not in found:
-            print(f"{name} ({dataset.task}): not found. {dataset.source}; {dataset.licence}")
-    return 0
-
-
-def _contact_sheet(options: argparse.Namespace) -> int:
-    from .training.recipes import contact_sheet
-
-    photo = pictures.read(options.photo).pixels
-    y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
-    sheet = contact_sheet(photo[y : y + 256, x : x + 256], options.seed)
-    sheets.write(options.sheet, sheet)
-    print(options.sheet)
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import Evaluation, evaluate, read_test_sentences
-    from .evaluation.report import Report, provenance
-    from .evaluation.sets import files
-
-    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings", "upstream")}
-    for name, least in (("limit", 1), ("size", 1), ("phrasings", 0)):
-        value = kept[name]
-        if value is not None and value < least:
-            raise ValueError(f"--{name} is {value}; expected {least} or more.")
-    sets, chains = _test_sets(options)
-    evaluation = Evaluation(
-        sets=sets,
-        chains=chains,
-        unchanged=files(options.identity) if options.identity else (),
-        sentences=read_test_sentences(options.sentences) if options.sentences else (),
-        flawed=[files(folder) for folder in options.artefacts],
-        **kept,
-    )
-    if evaluation.is_empty:
-        raise ValueError(
-            "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
-            "--identity, --artefacts or --sentences. See: instructir evaluate --help"
-        )
-    restorer = _load(options)
-    source = provenance(restorer, official.named_path(options.model), **kept)
-    evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
-    return 0
-
-
-def _test_sets(
-    options: argparse.Namespace,
-) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
-    """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
-    from .evaluation.sets import files, find_suite, held_out, paired, synthetic
-
-    sets: list[ImageSet] = []
-    chains = []
-    if options.suite:
-        sets, notes = find_suite(options.suite)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-    for task, inputs, targets in options.pairs:
-        folders = [(Path(inputs), Path(targets))]
-        sets.append(paired(f"{Path(inputs).parent.name} {task}", task, folders))
-    for folder, *recipes in options.clean:
-        if not recipes:
-            raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
-        for recipe in recipes:
-            if "+" in recipe:
-                chains.append((files(Path(folder)), recipe))
-            else:
-                sets.append(synthetic(Path(folder), recipe, size=options.size))
-    if options.held_out:
-        sets += held_out(options.held_out, options.skip, options.hold_out)
-    return sets, chains
-
-
 _COMMANDS = {
     "restore": _restore,
     "list": _list,
@@ -434,10 +286,10 @@ _COMMANDS = {
     "convert": _convert,
     "info": _info,
     "export": _export,
-    "corpus": _corpus,
-    "train-reader": _train_reader,
-    "train": _train,
-    "datasets": _datasets,
-    "degradations": _contact_sheet,
-    "evaluate": _evaluate,
+    "corpus": cli_training.corpus,
+    "train-reader": cli_training.train_reader,
+    "train": cli_training.train,
+    "datasets": cli_training.datasets,
+    "degradations": cli_training.contact_sheet,
+    "evaluate": cli_training.evaluate,
 }

@@ -183,13 +183,8 @@ def write(path: Path, sheet: Bytes) -> None:
     pictures.write(path, pictures.Picture(sheet.astype(np.float32) / np.float32(255)))
 
 
-def check_place(sheet: Path, sources: Sequence[Path], processes: int) -> None:
+def check_place(sheet: Path, sources: Sequence[Path]) -> None:
     """Raise ValueError where a sheet of these sources cannot be written."""
-    if processes > 1:
-        raise ValueError(
-            f"--compare: found {processes} processes; expected one, which sees every "
-            "picture. Leave it out."
-        )
     if clips := [s for s in sources if s.suffix.lower() in video.FORMATS]:
         raise ValueError(
             f"--compare: found the video {clips[0]}; expected pictures. Leave one of them out."

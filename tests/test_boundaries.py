@@ -42,7 +42,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, instructir_core; "
         "print([m for m in ('transformers', 'huggingface_hub', 'scipy', 'torchvision', "
-        "'onnx', 'av', 'instructir_core.training') if m in sys.modules])"
+        "'onnx', 'av', 'ray', 'instructir_core.training') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
@@ -69,5 +69,5 @@ def test_rooms_are_small(path: Path) -> None:
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 60, node.name
             # Only the command line knows how options are written there.
-            if path.name not in ("cli.py", "arguments.py"):
+            if path.name not in ("cli.py", "cli_training.py", "arguments.py"):
                 assert "Namespace" not in ast.unparse(node.args), node.name
