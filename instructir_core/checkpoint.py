@@ -214,8 +214,6 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
         _check_layers(metadata["text_encoder"], parts["text_encoder"])
         with torch.device("meta"):  # as for the network: no memory for sizes that are not there
             encoder = encoder_from_json(metadata["text_encoder"])
-        _compare(encoder, parts["text_encoder"])
-        encoder = encoder.to_empty(device="cpu")
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
     name = brief(provenance.get("name", path.stem), 100)
@@ -248,8 +246,6 @@ def _network(tensors: Mapping[str, Tensor]) -> InstructIR:
     # Shapes are compared before any memory is taken: a header may claim absurd sizes.
     with torch.device("meta"):
         network = InstructIR(config)
-    _compare(network, tensors)
-    network = network.to_empty(device="cpu")
     _fill(network, tensors)
     return network
 
@@ -288,7 +284,9 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             "found NaN, infinity or whole numbers among the weights; expected finite floats. The "
             "training that made the file failed, or it is damaged: get another"
         )
-    module.load_state_dict({k: v.float() for k, v in tensors.items()})
+    # A copy, for the file may change under what is mapped from it.
+    own = {k: v.to(torch.float32, copy=True).contiguous() for k, v in tensors.items()}
+    module.load_state_dict(own, assign=True)
     module.eval().requires_grad_(False)
 
 
