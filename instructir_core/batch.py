@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from . import memory, pictures, video
-from .files import walk
+from .files import memory_told, walk
 from .instruction import Instruction
 from .manifest import Job, Manifest
 from .masks import fill_hidden
@@ -312,21 +312,22 @@ def restore_files(
         restored, clip, error = None, None, None
         details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
         try:
-            if source.suffix.lower() in video.FORMATS:
-                clip = video.restore_video(
-                    restorer, source, target, instructions, strength=strength,
-                    tile_size=tile_size, steady=steady, progress=frames,
-                )  # fmt: skip
-                details |= {"status": "ok", "width": clip.width, "height": clip.height}
-                details["frames"] = clip.frames
-            else:
-                restored = restore_file(
-                    restorer, source, target, instructions,
-                    strength=strength, tile_size=tile_size, metadata=metadata,
-                )  # fmt: skip
-                plan = restored[2]
-                details |= {"status": "ok", "width": plan.width, "height": plan.height}
-                details["exact"] = plan.exact
+            with memory_told(source):
+                if source.suffix.lower() in video.FORMATS:
+                    clip = video.restore_video(
+                        restorer, source, target, instructions, strength=strength,
+                        tile_size=tile_size, steady=steady, progress=frames,
+                    )  # fmt: skip
+                    details |= {"status": "ok", "width": clip.width, "height": clip.height}
+                    details["frames"] = clip.frames
+                else:
+                    restored = restore_file(
+                        restorer, source, target, instructions,
+                        strength=strength, tile_size=tile_size, metadata=metadata,
+                    )  # fmt: skip
+                    plan = restored[2]
+                    details |= {"status": "ok", "width": plan.width, "height": plan.height}
+                    details["exact"] = plan.exact
         except (OSError, ValueError, torch.OutOfMemoryError) as exc:
             error = str(exc)
             details |= {"status": "error", "message": error}

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .files import brief, sha256, write_atomically
+from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
 from .text import (
@@ -56,9 +56,15 @@ class Checkpoint:
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a ``.safetensors`` or ``.pt`` file of an InstructIR network, or of a head alone.
 
-    Raises OSError when it cannot be opened, ValueError when it holds something else.
+    Raises OSError when it cannot be opened or does not fit in memory, ValueError when it holds
+    something else.
     """
     path = Path(path)
+    with memory_told(path):
+        return _load(path)
+
+
+def _load(path: Path) -> Checkpoint:
     tensors, metadata = _read(path)
     try:
         if metadata.get("format") == FORMAT:

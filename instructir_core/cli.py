@@ -18,7 +18,7 @@ from tqdm import tqdm
 from . import checkpoint, memory, official, pictures, sheets, video
 from .arguments import changed_settings, make_parser
 from .batch import Done, plan_files, restore_files
-from .files import brief, sha256
+from .files import brief, lacks_memory, sha256
 from .instruction import Instruction
 from .manifest import Manifest, Share
 from .pipeline import Restorer, best_device
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
 
 _FAILURES = (OSError, ValueError)
+_NO_ROOM = "found too little free memory; expected enough for the model. Close other programs."
 _SHEET_WIDTH = 640
 """Pixels of each picture on a before/after sheet."""
 
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as exc:
+        if not lacks_memory(exc):
+            raise
+        print(f"error: {_NO_ROOM}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left behind", file=sys.stderr)
         return 1
@@ -61,6 +67,8 @@ def _load(options: argparse.Namespace) -> Restorer:
             device=options.device,
         )
     except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
+        if lacks_memory(exc):
+            raise
         raise ValueError(
             f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
             "Leave it out to take the best."

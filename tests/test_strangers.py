@@ -376,6 +376,34 @@ def test_an_animation_into_one_picture_is_told(
     assert "only the first of its pages or frames" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", [(16, 12, 3), (16, 16, 4), (7, 300, 3), (600, 20)])
+def test_frames_of_a_jpeg_xl_are_told(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]
+) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    frames = np.full((3, *shape), 200, np.uint8)
+    for name, pixels in (("one", frames[0]), ("three", frames)):
+        for boxes in (False, True):
+            data = imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=boxes)
+            (tmp_path / "a.jxl").write_bytes(data)  # some are shorter than 128 bytes
+            given = arguments(weights, tmp_path / "a.jxl", tmp_path / "out", "--strength", 0)
+            assert main(given) == 0
+            assert ("only the last is read" in capsys.readouterr().out) == (name == "three")
+    assert pictures.read(tmp_path / "out" / "a.jxl").pixels.shape[:2] == shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int16", "uint32"])
+def test_tiffs_of_values_that_are_no_steps_are_refused(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.array([[[-1, 0, 7]] * 4] * 4).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    assert main(arguments(weights, tmp_path / "a.tif", tmp_path / "out")) == 1
+    assert "expected unsigned grey or RGB of at most 16 bits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
 def test_a_location_is_told_and_left_out(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
