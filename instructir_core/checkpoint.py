@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError  # nosec B403: tensors and nothing else are unpickled
+from pickle import UnpicklingError  # nosec B403
 from typing import Any
 
 import torch

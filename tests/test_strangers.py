@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from instructir_core import checkpoint, files, pictures, sheets
+from instructir_core import checkpoint, containers, files, pictures, sheets
 from instructir_core.batch import plan_files
 from instructir_core.cli import main
 from instructir_core.manifest import Manifest, Share, read_lines
@@ -557,7 +557,11 @@ def test_the_pack_needs_none_of_the_extra_libraries() -> None:
 import sys
 for name in "OpenImageIO pillow_heif imagecodecs tifffile tqdm accelerate scipy".split():
     sys.modules[name] = None
-import tempfile, pathlib, numpy as np, PIL.Image
+sys.path[:0] = ["tests"]
+import pathlib, tempfile, numpy as np, pytest
+from fake_host import FakeHost, import_pack
+with pytest.MonkeyPatch.context() as patch:
+    import_pack(patch, FakeHost(pathlib.Path(tempfile.mkdtemp())))
 import instructir_core
 from instructir_core import pictures, checkpoint, official, pipeline, text
 place = pathlib.Path(tempfile.mkdtemp())
@@ -620,6 +624,15 @@ def odd_folder(folder: Path) -> tuple[set[str], set[str]]:
     whole = made(small, "PNG")
     put("other name.jpg", whole, True)  # told by content
     put("bad chunk.png", whole[:33] + b"\0\0\0\1tEXt!\0\0\0\0" + whole[33:], True)
+    chunks, _ = containers._png_chunks(whole)
+    long = (b"tEXt", b"prompt\0" + bytes(range(32, 127)) * 12_000)
+    put("long text.png", containers.join_png([chunks[0], long, *chunks[1:]]), True)
+    size = (12).to_bytes(4, "big") + (8000).to_bytes(4, "big")
+    tall = (b"IHDR", size + chunks[0][1][8:])
+    put("one row of many.png", containers.join_png([tall, *chunks[1:]]), False)
+    put("one byte short.tif", made(small, "TIFF", compression="tiff_lzw")[:-1], False)
+    pictures.write(folder / "small.jxl", pictures.Picture(np.full((8, 8, 3), 0.5, np.float32)))
+    good.add("small.jxl")
     put("gif.png", made(small, "GIF"), False)
     put("text.png", b"hello", False)
     put("web page.jpg", b"<html>404</html>", False)
