@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,29 @@ GRAPH: Graph = {
     "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "silent"}},
 }
 """Load, encode, restore, save."""
+
+
+def test_connections_are_denied(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, socket, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from launch import deny_sockets
+deny_sockets(pathlib.Path({str(tmp_path / "asked")!r}))
+for ask in (lambda: socket.create_connection(("192.0.2.1", 80), 1),
+            lambda: socket.getaddrinfo("example.org", 80),
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 9))):
+    try:
+        ask()
+    except OSError as exc:
+        assert "denied here" in str(exc), exc
+    else:
+        raise AssertionError("not denied")
+listening = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(listening.getsockname(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "asked").read_text().splitlines()) == 4
 
 
 def test_a_host_whose_sockets_are_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
