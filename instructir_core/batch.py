@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from . import memory, pictures, video
-from .files import walk
+from .files import memory_told, walk
 from .instruction import Instruction
 from .manifest import Job, Manifest, stamps
 from .masks import fill_hidden
@@ -309,21 +309,24 @@ def restore_job(
         "model": restorer.name, "version": restorer.version, "device": str(restorer.device),
     }  # fmt: skip
     try:
-        if source.suffix.lower() in video.FORMATS:
-            clip = video.restore_video(
-                restorer, source, target, instructions, strength=strength,
-                tile_size=tile_size, steady=steady, resume=resume, progress=frames,
-            )  # fmt: skip
-            details |= {"status": "ok", "width": clip.width, "height": clip.height}
-            details["frames"] = clip.frames
-        else:
-            restored = restore_file(
-                restorer, source, target, instructions,
-                strength=strength, tile_size=tile_size, metadata=metadata,
-            )  # fmt: skip
-            plan, notes = restored[2], restored[1].notes
-            details |= {"status": "ok", "width": plan.width, "height": plan.height}
-            details |= {"exact": plan.exact} if plan.exact else {"exact": False, "tile": plan.tile}
+        with memory_told(source):
+            if source.suffix.lower() in video.FORMATS:
+                clip = video.restore_video(
+                    restorer, source, target, instructions, strength=strength,
+                    tile_size=tile_size, steady=steady, resume=resume, progress=frames,
+                )  # fmt: skip
+                details |= {"status": "ok", "width": clip.width, "height": clip.height}
+                details["frames"] = clip.frames
+            else:
+                restored = restore_file(
+                    restorer, source, target, instructions,
+                    strength=strength, tile_size=tile_size, metadata=metadata,
+                )  # fmt: skip
+                plan, notes = restored[2], restored[1].notes
+                details |= {"status": "ok", "width": plan.width, "height": plan.height}
+                details |= (
+                    {"exact": plan.exact} if plan.exact else {"exact": False, "tile": plan.tile}
+                )
         details |= stamps(source, target)
     except (OSError, ValueError, torch.OutOfMemoryError) as exc:
         restored, clip, error = None, None, str(exc)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .files import brief, sha256, write_atomically
+from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
 from .text import (
@@ -60,9 +60,15 @@ class Checkpoint:
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a ``.safetensors`` or ``.pt`` file of an InstructIR network, or of a head alone.
 
-    Raises OSError when it cannot be opened, ValueError when it holds something else.
+    Raises OSError when it cannot be opened or does not fit in memory, ValueError when it holds
+    something else.
     """
     path = Path(path)
+    with memory_told(path):
+        return _load(path)
+
+
+def _load(path: Path) -> Checkpoint:
     tensors, metadata = _read(path)
     try:
         if metadata.get("format") == FORMAT:
@@ -218,8 +224,6 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
         _check_layers(metadata["text_encoder"], parts["text_encoder"])
         with torch.device("meta"):  # as for the network: no memory for sizes that are not there
             encoder = encoder_from_json(metadata["text_encoder"])
-        _compare(encoder, parts["text_encoder"])
-        encoder = encoder.to_empty(device="cpu")
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
     name = brief(provenance.get("name", path.stem), 100)
@@ -252,8 +256,6 @@ def _network(tensors: Mapping[str, Tensor]) -> InstructIR:
     # Shapes are compared before any memory is taken: a header may claim absurd sizes.
     with torch.device("meta"):
         network = InstructIR(config)
-    _compare(network, tensors)
-    network = network.to_empty(device="cpu")
     _fill(network, tensors)
     return network
 
@@ -292,7 +294,9 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             "found NaN, infinity or whole numbers among the weights; expected finite floats. The "
             "training that made the file failed, or it is damaged: get another"
         )
-    module.load_state_dict({k: v.float() for k, v in tensors.items()})
+    # A copy, for the file may change under what is mapped from it.
+    own = {k: v.to(torch.float32, copy=True).contiguous() for k, v in tensors.items()}
+    module.load_state_dict(own, assign=True)
     module.eval().requires_grad_(False)
 
 

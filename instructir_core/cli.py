@@ -20,7 +20,7 @@ from . import checkpoint, cli_training, memory, official, pictures, sheets, vide
 from .arguments import make_parser
 from .batch import Done, plan_files, restore_files
 from .cli_training import load
-from .files import sha256
+from .files import lacks_memory, sha256
 from .instruction import Instruction
 from .manifest import Job, Manifest
 from .pipeline import Restorer, best_device
@@ -28,6 +28,7 @@ from .tasks import TASK_WORDS
 from .tiles import check_tiles
 
 _FAILURES = (OSError, ValueError)
+_NO_ROOM = "found too little free memory; expected enough for the model. Close other programs."
 _SHEET_WIDTH = 640
 """Pixels of each picture on a before/after sheet."""
 
@@ -44,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except _FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as exc:
+        if not lacks_memory(exc):
+            raise
+        print(f"error: {_NO_ROOM}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left behind", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import official, pictures, sheets
 from .arguments import changed_settings
-from .files import brief
+from .files import brief, lacks_memory
 from .pipeline import Restorer
 from .text import TransformersEncoder
 
@@ -25,6 +25,8 @@ def load(options: argparse.Namespace, device: str | None) -> Restorer:
             options.model, head=options.head, text_encoder=options.text_encoder, device=device
         )
     except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
+        if lacks_memory(exc):
+            raise
         raise ValueError(
             f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
             "Leave it out to take the best."

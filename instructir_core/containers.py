@@ -284,7 +284,41 @@ def read_jxl(data: bytes) -> tuple[Metadata, list[str]]:
             xmp = xmp or body
         elif name == b"brob":
             notes.append(f"left out {body[:4]!r}, which is packed with Brotli")
+    if _jxl_moves(data):
+        notes.append("of its frames only the last is read, for OpenImageIO gives no other")
     return Metadata(exif=exif, xmp=xmp), notes
+
+
+def _jxl_moves(data: bytes) -> bool:
+    """Whether a JPEG XL is an animation: a bit of its header (ISO/IEC 18181-1, annex D)."""
+    stream = data
+    if data.startswith(_JXL_BOX):
+        bodies = {name: body for name, body in reversed([*_boxes(data)])}
+        stream = bodies.get(b"jxlc") or bodies.get(b"jxlp", b"")[4:]
+    bits = f"{int.from_bytes(stream[2:42], 'little'):0320b}"[::-1]
+    at = 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return int(bits[at - count : at][::-1] or "0", 2)
+
+    def pass_size(whole: Sequence[int], eighth: Sequence[int]) -> None:
+        """Height, ratio and, for want of a ratio, width; of so many bits as two bits choose."""
+        lengths = eighth if take(1) else whole
+        take(lengths[take(2)] if len(lengths) > 1 else lengths[0])
+        if take(3) == 0:
+            take(lengths[take(2)] if len(lengths) > 1 else lengths[0])
+
+    pass_size((9, 13, 18, 30), (5,))
+    if take(1) or not take(1):  # all as usual, or no further fields
+        return False
+    take(3)  # the orientation
+    if take(1):  # a size to show it in
+        pass_size((9, 13, 18, 30), (5,))
+    if take(1):  # a preview
+        pass_size((6, 8, 10, 12), (0, 0, 5, 9))
+    return bool(take(1))
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

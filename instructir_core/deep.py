@@ -67,6 +67,8 @@ def read(
     Without a path, or where its name would mislead the library, a copy is read.
     """
     oiio = need()
+    if kind == "JPEGXL" and len(data) < 128:  # of shorter ones the library doubts the signature
+        path, data = None, data.ljust(128, b"\0")
     with _readable(path, data, kind) as name:
         config = oiio.ImageSpec()
         config["oiio:UnassociatedAlpha"] = 1
@@ -224,10 +226,10 @@ def write(sheets: Iterable[Sheet], kind: str, folder: Path) -> bytes:
     Raises Finding where the library cannot.
     """
     oiio = need()
-    with tempfile.TemporaryDirectory(prefix=f".{secrets.token_hex(4)}.", suffix=".tmp",
-                                     dir=folder) as place:  # fmt: skip
-        name = str(Path(os.path.relpath(place)) if not _plain(place) else Path(place))
-        name = os.path.join(name, f"picture{_SUFFIXES[kind]}")
+    place = tempfile.mkdtemp(prefix=f".{secrets.token_hex(4)}.", suffix=".tmp", dir=folder)
+    name = str(Path(os.path.relpath(place)) if not _plain(place) else Path(place))
+    name = os.path.join(name, f"picture{_SUFFIXES[kind]}")
+    try:
         output = oiio.ImageOutput.create(name)
         if output is None:
             raise Finding(f"the encoder of {kind} is missing ({_reason(oiio.geterror())})")
@@ -241,6 +243,11 @@ def write(sheets: Iterable[Sheet], kind: str, folder: Path) -> bytes:
         if not output.close():
             raise Finding(_reason(output.geterror()))
         return Path(name).read_bytes()
+    finally:  # by name: to list the folder takes memory, which may have ended
+        with suppress(OSError):
+            os.unlink(name)
+        with suppress(OSError):
+            os.rmdir(place)
 
 
 def _plain(name: str) -> bool:

@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, lines that reach the disk, hashes, and safe walks."""
+"""Files that appear whole or not at all, lines that reach the disk, hashes, safe walks; and memory
+that ends while a file is read or written."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -90,6 +91,36 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
                 continue
             seen.add((status.st_dev, status.st_ino))
         yield Path(parent), folders, files
+
+
+_NO_MEMORY = (
+    "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc",
+    "codec configuration error",  # Pillow's, where zlib gets none
+)  # fmt: skip
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ended, for which the libraries share no type."""
+    text = str(error)
+    told = isinstance(error, RuntimeError | OSError) and any(sign in text for sign in _NO_MEMORY)
+    return told or isinstance(error, MemoryError)
+
+
+@contextmanager
+def memory_told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, memory that ends is an OSError with a remedy; no file is called damaged for it."""
+    try:
+        yield
+    except Exception as exc:
+        error: BaseException | None = exc
+        while error is not None and not lacks_memory(error):  # or what a reader made of it
+            error = error.__cause__ if isinstance(error, ValueError) else None
+        if error is None:
+            raise
+        raise OSError(
+            f"{path}: found too little free memory for it; expected enough. Close other programs, "
+            "or use a smaller picture or model."
+        ) from exc
 
 
 def brief(text: object, limit: int = 300) -> str:

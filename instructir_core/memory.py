@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from .files import lacks_memory
 from .model import NetworkConfig
 from .tiles import MIN_TILE
 
@@ -182,12 +183,7 @@ def with_smaller_pieces(
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether smaller pieces may help."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # A CPU's allocator raises a plain RuntimeError.
-    text = str(error)
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError) or lacks_memory(error)
 
 
 def _release() -> None:

@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from . import colour, containers, deep
 from .containers import Finding
 from .encode import encode, holds_pages
-from .files import brief, write_atomically
+from .files import brief, memory_told, write_atomically
 from .metadata import Metadata, numbers, read_exif
 
 FORMATS = {
@@ -120,6 +120,11 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     fit in memory, and ValueError if it holds no complete picture of a supported kind, of 1 to
     `MAX_PIXELS` pixels, or if a package that it needs is not installed.
     """
+    with memory_told(path):
+        yield from _told(path)
+
+
+def _told(path: str | os.PathLike[str]) -> Iterator[Picture]:
     data = b""
     try:
         data = _read_bytes(Path(path))
@@ -128,19 +133,13 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     except Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
     except FileNotFoundError as exc:
-        raise FileNotFoundError(
-            f"{path}: found no such file; expected a picture. Check the path."
-        ) from exc
+        wanted = "found no such file; expected a picture. Check the path."
+        raise FileNotFoundError(f"{path}: {wanted}") from exc
     except UnidentifiedImageError as exc:
         raise ValueError(
             f"{path}: found content starting with {data[:8]!r}, which is not readable as a "
             f"picture; expected a complete {containers.NAMES} file. Convert it to one of these, "
             "or copy it again if it should be one."
-        ) from exc
-    except MemoryError as exc:
-        raise OSError(
-            f"{path}: found a picture too large for the free memory; expected one that fits. "
-            "Close other programs or make the picture smaller."
         ) from exc
     except Exception as exc:  # decoders raise nearly every type on damaged input
         if isinstance(exc, OSError) and exc.filename is not None:  # from the file system
@@ -192,7 +191,8 @@ def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> li
                 "or choose another."
             )
         _need_plugin(kind)
-        data, lost = encode(pictures, kind, target.parent)
+        with memory_told(path):
+            data, lost = encode(pictures, kind, target.parent)
     except Finding as exc:
         raise ValueError(f"{path}: {exc}") from exc
     write_atomically(target, data)

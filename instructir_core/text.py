@@ -181,6 +181,14 @@ def _next_character(tokens: Sequence[str], i: int) -> str:
     return pair[1] if len(pair) == 2 and len(pair[0]) == len(pair[1]) == 1 else ""
 
 
+def _table(buckets: int, width: int) -> nn.EmbeddingBag:
+    """As PyTorch makes it; but on the meta device its start would import a compiler, for 1 s."""
+    weight = torch.empty(buckets, width)
+    if not weight.is_meta:
+        nn.init.normal_(weight)
+    return nn.EmbeddingBag(buckets, width, mode="mean", _weight=weight)
+
+
 class HashedEncoder(nn.Module):
     """Sentence encoder of the bundled model: hashed words and word pieces, one transformer layer.
 
@@ -192,7 +200,7 @@ class HashedEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.width = width = config.width
-        self.table = nn.EmbeddingBag(config.buckets, width, mode="mean")
+        self.table = _table(config.buckets, width)
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.further = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(1, config.reach)
@@ -207,7 +215,7 @@ class HashedEncoder(nn.Module):
         # Which language it is, their spelling tells; one class more: any other.
         self.spelling = self.language = None
         if config.languages:
-            self.spelling = nn.EmbeddingBag(config.buckets, SPELLING, mode="mean")
+            self.spelling = _table(config.buckets, SPELLING)
             self.language = nn.Linear(SPELLING, len(config.languages) + 1)
 
     def forward(

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from instructir_core import checkpoint, files, pictures, sheets
+from instructir_core import checkpoint, containers, files, pictures, sheets
 from instructir_core.batch import plan_files
 from instructir_core.cli import main
 from instructir_core.manifest import Manifest, Share, read_lines
@@ -375,6 +375,34 @@ def test_an_animation_into_one_picture_is_told(
     assert "only the first of its pages or frames" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", [(16, 12, 3), (16, 16, 4), (7, 300, 3), (600, 20)])
+def test_frames_of_a_jpeg_xl_are_told(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]
+) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    frames = np.full((3, *shape), 200, np.uint8)
+    for name, pixels in (("one", frames[0]), ("three", frames)):
+        for boxes in (False, True):
+            data = imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=boxes)
+            (tmp_path / "a.jxl").write_bytes(data)  # some are shorter than 128 bytes
+            given = arguments(weights, tmp_path / "a.jxl", tmp_path / "out", "--strength", 0)
+            assert main(given) == 0
+            assert ("only the last is read" in capsys.readouterr().out) == (name == "three")
+    assert pictures.read(tmp_path / "out" / "a.jxl").pixels.shape[:2] == shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int16", "uint32"])
+def test_tiffs_of_values_that_are_no_steps_are_refused(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.array([[[-1, 0, 7]] * 4] * 4).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    assert main(arguments(weights, tmp_path / "a.tif", tmp_path / "out")) == 1
+    assert "expected unsigned grey or RGB of at most 16 bits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
 def test_a_location_is_told_and_left_out(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -528,7 +556,11 @@ def test_the_pack_needs_none_of_the_extra_libraries() -> None:
 import sys
 for name in "OpenImageIO pillow_heif imagecodecs tifffile tqdm accelerate scipy".split():
     sys.modules[name] = None
-import tempfile, pathlib, numpy as np, PIL.Image
+sys.path[:0] = ["tests"]
+import pathlib, tempfile, numpy as np, pytest
+from fake_host import FakeHost, import_pack
+with pytest.MonkeyPatch.context() as patch:
+    import_pack(patch, FakeHost(pathlib.Path(tempfile.mkdtemp())))
 import instructir_core
 from instructir_core import pictures, checkpoint, official, pipeline, text
 place = pathlib.Path(tempfile.mkdtemp())
@@ -591,6 +623,15 @@ def odd_folder(folder: Path) -> tuple[set[str], set[str]]:
     whole = made(small, "PNG")
     put("other name.jpg", whole, True)  # told by content
     put("bad chunk.png", whole[:33] + b"\0\0\0\1tEXt!\0\0\0\0" + whole[33:], True)
+    chunks, _ = containers._png_chunks(whole)
+    long = (b"tEXt", b"prompt\0" + bytes(range(32, 127)) * 12_000)
+    put("long text.png", containers.join_png([chunks[0], long, *chunks[1:]]), True)
+    size = (12).to_bytes(4, "big") + (8000).to_bytes(4, "big")
+    tall = (b"IHDR", size + chunks[0][1][8:])
+    put("one row of many.png", containers.join_png([tall, *chunks[1:]]), False)
+    put("one byte short.tif", made(small, "TIFF", compression="tiff_lzw")[:-1], False)
+    pictures.write(folder / "small.jxl", pictures.Picture(np.full((8, 8, 3), 0.5, np.float32)))
+    good.add("small.jxl")
     put("gif.png", made(small, "GIF"), False)
     put("text.png", b"hello", False)
     put("web page.jpg", b"<html>404</html>", False)

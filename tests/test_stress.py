@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,12 @@ from instructir_core.cli import main
 
 ROOT = Path(__file__).parent.parent
 FUZZ = Path(__file__).parent / "fuzz.py"
-WHOLE = {"weight files": 100_000, "sentences": 100_000, "command lines": 100_000,
-         "pictures": 20_000, "data folders": 20_000}  # fmt: skip
-BATCH = 2_500
+WHOLE = {"pictures": 20_000, "data folders": 20_000, "sentences": 100_000,
+         "command lines": 100_000, "weight files": 100_000}  # fmt: skip
+BATCH = 10_000
 """Cases of one process."""
+FORMATS = (".png", ".jpg", ".tif", ".jxl", ".exr", ".webp", ".avif")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 RUN = "import sys; from instructir_core.cli import main; sys.exit(main(sys.argv[1:]))"
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, limits and links of POSIX")
 
@@ -55,8 +58,9 @@ def photos(folder: Path, count: int, size: int = 12) -> Path:
 
 
 def fuzz(kind: str, count: int) -> dict[str, int]:
-    """Run cases in processes of their own, two at a time, and add up what they say."""
+    """Run cases in processes of their own, one a core, and add up what they say."""
     total: dict[str, int] = {}
+    started = time.monotonic()
     starts = [(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
     running: list[tuple[int, int, subprocess.Popen[str], float]] = []
 
@@ -76,6 +80,9 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
             total[key] = total.get(key, 0) + found.get(key, 0)
         total["slowest_ms"] = max(total.get("slowest_ms", 0), round(1000 * found["slowest"]))
         total["grown_mb"] = max(total.get("grown_mb", 0), found["grown_mb"])
+        if number == BATCH:
+            spent = time.monotonic() - started
+            print(f"{kind}: {total['cases']} cases, {spent:.0f} s", flush=True)
 
     try:
         for first, number in starts:
@@ -84,14 +91,14 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             running.append((first, number, one, time.monotonic()))
-            if len(running) == (os.cpu_count() or 1):
+            if len(running) == CORES:
                 end(*running.pop(0))
         while running:
             end(*running.pop(0))
     finally:
         for _, _, one, _ in running:
             one.kill()
-    print(f"{kind}: {json.dumps(total)}")
+    print(f"{kind}: {json.dumps(total)}, {time.monotonic() - started:.0f} s", flush=True)
     return total
 
 
@@ -193,7 +200,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
-    "steps", [(8, 64), pytest.param(tuple(range(1, 61)), marks=pytest.mark.stress)]
+    "steps", [(8, 64), pytest.param(tuple(range(1, 61, 4)), marks=pytest.mark.stress)]
 )
 def test_too_little_memory(weights: Path, tmp_path: Path, steps: tuple[int, ...]) -> None:
     """The limit rises by MB, so that each large allocation fails once: told, and nothing left."""
@@ -210,6 +217,50 @@ def test_too_little_memory(weights: Path, tmp_path: Path, steps: tuple[int, ...]
             assert not out.exists() or not list(out.iterdir()), (step, errors[-500:])
             assert one.returncode in (1, -signal.SIGABRT), (step, one.returncode, errors[-500:])
     assert states
+
+
+@pytest.fixture(scope="session")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that lets allocations fail."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and Linux's C library")
+    library = tmp_path_factory.mktemp("library") / "fail_alloc.so"
+    source = Path(__file__).parent / "fail_alloc.c"
+    options = ["-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(source)]
+    done = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
+    if "features.h" in done.stderr or "__libc_" in done.stderr:
+        pytest.skip("needs Linux's usual C library")
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+ONE, ALL = 0, 1 << 60
+each = [pytest.param(suffix, 4096, 1, ONE, marks=pytest.mark.stress) for suffix in FORMATS]
+rest = [pytest.param(s, 65536, 1, ALL, marks=pytest.mark.stress) for s in (".png", ".tif")]
+small = pytest.param(".png", 1, 101, ONE, marks=pytest.mark.stress)
+
+
+@pytest.mark.parametrize(
+    "suffix, least, step, following",
+    [(".png", 4096, 40, ONE), (".tif", 65536, 20, ALL), *each, *rest, small],
+)
+def test_memory_that_ends_at_each_allocation(
+    failing: Path, suffix: str, least: int, step: int, following: int
+) -> None:
+    """While loading, reading a sentence, reading, restoring and writing; see `allocations`."""
+    given = [suffix, str(least), str(step), str(following)]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "allocations.py"), *given],
+        capture_output=True, text=True, timeout=2000, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(failing)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    failures = found.pop("failures")
+    print(f"allocations {' '.join(given[:3])}: {json.dumps(found)}", flush=True)
+    assert not failures, "\n".join(failures)
+    assert found["cases"] == -(-found["of"] // step) and found["clear error"] > 0
 
 
 SILENT = """

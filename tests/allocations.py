@@ -1,0 +1,144 @@
+"""Memory that ends at each allocation in turn: ``allocations.py SUFFIX LEAST STEP RUN``.
+
+Restores a picture by the command line, in a child of its own for each allocation of ``LEAST`` bytes
+or more (each ``STEP``-th of them) and lets that one fail, and the ``RUN`` after it. Needs
+`fail_alloc.c`, preloaded. What is allowed is the same picture as ever, or one plain error that does
+not call the good files damaged, and nothing half-written. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np  # noqa: E402
+import OpenImageIO  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageCms  # noqa: E402
+from tiny_model import CLASSES, tiny_parts  # noqa: E402
+
+from instructir_core import checkpoint, pictures  # noqa: E402
+from instructir_core.cli import main  # noqa: E402
+
+NEVER = 2**62
+SECONDS = 60
+NO_MORE = re.compile(
+    r"found a damaged or cut-off picture \((JPEG XL decoder error|Failed to decode frame 0:[^)]*)\)"
+)
+"""All that libjxl and dav1d say, whatever happened."""
+BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
+
+
+def same(path: Path, whole: pictures.Picture) -> bool:
+    """Whether it is the same picture: of smaller pieces, in the last digits only."""
+    read = pictures.read(path)
+    gap = float(np.abs(read.pixels - whole.pixels).max())
+    return (
+        gap < 0.02
+        and read.icc == whole.icc
+        and bool(read.metadata.exif) == bool(whole.metadata.exif)
+    )
+
+
+def found(status: int, out: Path, said: str, whole: pictures.Picture) -> tuple[str, str]:
+    """What came of a case, and what is wrong with it, if anything."""
+    left = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        bad = [n for n in left if not n.endswith(".tmp") and not same(out / n, whole)]
+        late = "hangs" if name == "SIGALRM" else ""
+        return f"ended by {name}", late or (f"leaves {bad}" if bad else "")
+    code = os.waitstatus_to_exitcode(status)
+    if code == 0:
+        return "result", "" if len(left) == 1 and same(out / left[0], whole) else f"leaves {left}"
+    if left:
+        return "error", f"leaves {left}"
+    if "Traceback" in said or "error: " not in said:
+        return "error", "raises"
+    said = NO_MORE.sub("", said)
+    return "clear error", "blames a good file" if BLAMES.search(said) else ""
+
+
+def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[str, object]:
+    torch.set_num_threads(1)
+    OpenImageIO.attribute("exr_threads", -1)  # a child has none of its parent's threads
+    library = ctypes.CDLL(None)
+    library.fail_allocations.argtypes = [ctypes.c_size_t, ctypes.c_long, ctypes.c_long]
+    library.allocations_seen.restype = ctypes.c_long
+    network, head, encoder = tiny_parts()
+    model, source, out = place / "tiny.safetensors", place / f"a{suffix}", place / "out"
+    checkpoint.save(model, network, head, CLASSES, encoder, {"name": "tiny"})
+    pixels = np.random.default_rng(0).random((60, 80, 3), np.float32)
+    bits = 16 if suffix in (".jxl", ".exr") else 8
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (9, 9)).save(place / "told.jpg", exif=exif, icc_profile=icc, dpi=(90, 90))
+    told = pictures.read(place / "told.jpg")
+    picture = pictures.Picture(pixels, bits=bits, icc=told.icc, metadata=told.metadata)
+    pictures.write(source, picture)
+    given = ["restore", source, "-o", out, "--model", model, "--device", "cpu", "-i", "derain"]
+    arguments = list(map(str, given))
+    assert main(arguments) == 0  # and what is imported when it is needed is there
+    whole = pictures.read(out / source.name)
+    library.fail_allocations(least, NEVER, NEVER)
+    assert main(arguments) == 0
+    number = library.allocations_seen()
+    before = (source.read_bytes(), model.read_bytes())
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    ended: list[str] = []
+    said = place / "said"
+    begun = time.perf_counter()
+    gc.freeze()  # else a child's collection copies all that it shares with its parent
+    for at in range(0, number, step):
+        shutil.rmtree(out)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(SECONDS)
+            file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            status = 3
+            try:
+                library.fail_allocations(least, at, min(at + length, NEVER))
+                status = main(arguments)
+                library.fail_allocations(least, NEVER, NEVER)
+            except BaseException:
+                library.fail_allocations(least, NEVER, NEVER)
+                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        status = os.waitpid(child, 0)[1]
+        text = said.read_text("utf-8", "replace")
+        kind, wrong = found(status, out, text, whole)
+        counts[kind] += 1
+        if kind.startswith("ended"):
+            ended.append(f"{at}: {text[-300:]}")
+        out.mkdir(exist_ok=True)
+        if wrong:
+            failures.append(f"allocation {at}: {wrong}: {text[-3000:]}")
+    assert before == (source.read_bytes(), model.read_bytes())
+    seconds = round(time.perf_counter() - begun)
+    return {"cases": sum(counts.values()), **counts, "of": number, "seconds": seconds,
+            "ended": ended, "failures": failures}  # fmt: skip
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(sys.argv[1], *map(int, sys.argv[2:5]), Path(folder))  # type: ignore[arg-type]
+    print(json.dumps(result))
