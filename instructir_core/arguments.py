@@ -59,6 +59,10 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--reader", type=Path, metavar="FILE",
         help="a file whose sentence encoder and head take the place of the network file's",
     )  # fmt: skip
+    convert.add_argument(
+        "--diagnosis", type=Path, metavar="FILE",
+        help="a file whose reading of pictures takes the place of the network file's",
+    )  # fmt: skip
     convert.add_argument("--half", action="store_true", help="store as float16")
     convert.set_defaults(run=run["convert"])
     info = actions.add_parser("info", help="what a weight file holds")

@@ -223,6 +223,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.out,
         head_path=options.head,
         reader_path=options.reader,
+        diagnosis_path=options.diagnosis,
         half=options.half,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import memory, strips
 from .checks import check_images, check_options, check_plain, check_strength
+from .diagnose import Diagnosis
 from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
@@ -35,7 +36,7 @@ Steer = Callable[[Tensor], Tensor]
 
 
 class Restorer:
-    """A network, and where known the reader of its instructions, on one device."""
+    """A network, and where known the reader of its instructions and of pictures, on one device."""
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class Restorer:
         name: str = "unnamed",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        diagnosis: Diagnosis | None = None,
     ) -> None:
         self.device, self.dtype, self.name, self.reader = torch.device(device), dtype, name, reader
+        self.diagnosis = None if diagnosis is None else diagnosis.eval().to(self.device)
         # channels_last: convolutions run up to twice as fast on CPUs and on tensor cores.
         self.network = network.eval().requires_grad_(False)
         self.network.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,8 +86,9 @@ class Restorer:
                 )
             reader = InstructionReader(loaded.text_encoder, loaded.head, loaded.tasks, loaded.name)
         return cls(
-            loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32
-        )
+            loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32,
+            diagnosis=loaded.diagnosis,
+        )  # fmt: skip
 
     def plan(
         self,
