@@ -131,9 +131,7 @@ class Restorer:
         """
         return self._reader().read(text)
 
-    def suggest(
-        self, images: Tensor, most: int = 2, threshold: float | None = None
-    ) -> Suggestion:
+    def suggest(self, images: Tensor, most: int = 2, threshold: float | None = None) -> Suggestion:
         """Look at pictures, as `restore` takes them, and say what they need.
 
         A batch gets one suggestion, by a few of its frames. At most ``most`` things are suggested:

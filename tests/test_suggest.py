@@ -50,7 +50,7 @@ def test_the_worst_in_the_order_to_carry_out(restorer: Restorer) -> None:
     assert torch.equal(restored, expected)
 
 
-@pytest.mark.parametrize("tasks", permutations(("noise", "rain", "lol"), 2))
+@pytest.mark.parametrize("tasks", [*permutations(("noise", "rain", "lol"), 2)])
 def test_the_order_is_that_of_a_sentence_that_says_none(tasks: tuple[str, str]) -> None:
     words = {"noise": "noise", "rain": "the rain", "lol": "brighten"}
     said = read_parts(f"{words[tasks[0]]} and {words[tasks[1]]}", WordReader())
@@ -79,9 +79,7 @@ def test_a_batch_gets_one_suggestion(restorer: Restorer) -> None:
     found = restorer.suggest(video, threshold=0.2)
     assert [round(99 * float(frame[0, 0, 0])) for frame in diagnosis.seen] == [10, 30, 50, 70, 90]
     assert found.severities["noise"] == 0.2  # the median: one black frame decides nothing
-    assert found.report == (
-        "a little noise; nothing else found (frames 11, 31, 51, 71, 91 of 100)"
-    )
+    assert found.report == ("a little noise; nothing else found (frames 11, 31, 51, 71, 91 of 100)")
     told(restorer, *rising)
     assert restorer.suggest(video[:2]).report == "nothing found (all 2 frames)"
     kept = video.clone()
