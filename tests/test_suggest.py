@@ -90,9 +90,9 @@ def test_a_batch_gets_one_suggestion(restorer: Restorer) -> None:
 def test_frames_are_spread_evenly(count: int) -> None:
     places = spread(count)
     assert len(set(places)) == min(count, 5) and places == sorted(places)
-    assert 0 <= places[0] and places[-1] < count
+    assert places[0] >= 0 and places[-1] < count
     assert abs(places[0] - (count - 1 - places[-1])) <= 1  # as far from the end as from the start
-    assert count < 10 or 0 < places[0]
+    assert count < 10 or places[0] > 0
 
 
 def test_degrees_are_told_apart() -> None:
@@ -102,7 +102,9 @@ def test_degrees_are_told_apart() -> None:
 
 
 def test_what_is_missing_is_said(restorer: Restorer) -> None:
-    with pytest.raises(ValueError, match="model 'tiny' has no diagnosis.*expected one in the weig"):
+    with pytest.raises(
+        ValueError, match=r"model 'tiny' has no diagnosis.*expected one in the weig"
+    ):
         restorer.suggest(PICTURE)
     bare = Restorer(restorer.network, None, "bare")
     told(bare, {"rain": 0.9})
