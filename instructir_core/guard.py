@@ -30,6 +30,8 @@ TASTE = {"lol": 0.5, "en": 0.5}
 """Light and colour are matters of taste: by so much they have to rise."""
 TASTE_SHOWN = 0.25
 """As `SHOWN`, of light and colour."""
+LEAST = 96
+"""Pixels of the shorter side of what is looked at, where only a part is to be restored."""
 _KIN = {"blur": ("blur", "sr"), "sr": ("sr", "blur")}
 """Task -> what calls for it: the lack of sharpness is one of two, and either sentence helps."""
 _LIFTS = {"lol", "haze", "en"}
@@ -53,13 +55,21 @@ class Guard:
         self.notes: list[str] = []
         self._found: dict[str, float] = {}
         self._asked: set[str] = set()
+        self._part = (slice(None), slice(None))
 
-    def before(self, picture: Tensor, instructions: Sequence[Instruction]) -> list[Instruction]:
-        """(H, W, 3) in [0, 1] -> those to carry out: all, but with "skip" what it does not show."""
+    def before(
+        self, picture: Tensor, instructions: Sequence[Instruction], mask: Tensor | None = None
+    ) -> list[Instruction]:
+        """(H, W, 3) in [0, 1] -> those to carry out: all, but with "skip" what it does not show.
+
+        Of a picture with an (H, W) mask, what that selects is looked at.
+        """
         kept = list(instructions)
         if self.diagnosis is None or not kept:
             return kept
-        self._found = self.diagnosis.severities(picture.clamp(0.0, 1.0))
+        if mask is not None:
+            self._part = (_span(mask.amax(1)), _span(mask.amax(0)))
+        self._found = self.diagnosis.severities(picture[self._part].clamp(0.0, 1.0))
         kept, lifted = [], False
         for instruction in instructions:
             task = instruction.task
@@ -81,7 +91,7 @@ class Guard:
         """(H, W, 3) of the same picture, restored -> False where the picture is to come back."""
         if self.diagnosis is None or not self._found:
             return True
-        now = self.diagnosis.severities(restored.clamp(0.0, 1.0))
+        now = self.diagnosis.severities(restored[self._part].clamp(0.0, 1.0))
         before, thresholds = self._found, self.diagnosis.thresholds
         # Haze taken away brings out some noise: that is no harm where more was gained than lost.
         gain = max((before[t] - now[t] for t in self._asked if t in now), default=0.0)
@@ -109,3 +119,14 @@ class Guard:
             for kin in _KIN.get(task, (task,))
             if kin in thresholds
         )
+
+
+def _span(selected: Tensor) -> slice:
+    """The places along a side that a mask selects, and some beside them where these are few."""
+    places = (selected >= 0.5).nonzero().flatten().tolist()
+    if not places:
+        return slice(None)
+    first, end = places[0], places[-1] + 1
+    more = max(0, LEAST - (end - first))
+    first = max(0, min(first - more // 2, len(selected) - LEAST))
+    return slice(first, max(end, first + LEAST))

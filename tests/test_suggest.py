@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from told_diagnosis import ToldDiagnosis
 from word_reader import WordReader
 
-from instructir_core import Restorer
+from instructir_core import Restorer, trials
 from instructir_core.guard import Guard
 from instructir_core.instruction import Instruction
 from instructir_core.reading import read_parts
@@ -188,3 +189,64 @@ def test_off_looks_at_nothing() -> None:
     assert guard.before(PICTURE, asked) == asked and guard.after(PICTURE) and not guard.notes
     with pytest.raises(ValueError, match="guard is 'maybe'; expected one of off, warn, skip"):
         Guard(None, "maybe")
+
+
+def test_of_a_masked_picture_the_masked_part_is_looked_at() -> None:
+    picture = torch.zeros(300, 400, 3)
+    for (top, bottom, left, right), shape in (
+        ((100, 250, 200, 390), (150, 190, 3)),
+        ((10, 12, 0, 5), (96, 96, 3)),  # so small a part tells nothing
+        ((295, 300, 395, 400), (96, 96, 3)),
+        ((0, 0, 0, 0), (300, 400, 3)),
+    ):
+        mask = torch.zeros(300, 400)
+        mask[top:bottom, left:right] = 1.0
+        picture[top:bottom, left:right] = 1.0
+        diagnosis = ToldDiagnosis({"rain": 0.5})
+        guard = Guard(diagnosis)  # type: ignore[arg-type]
+        assert guard.before(picture, [asks("rain")], mask) and guard.after(picture)
+        assert [tuple(seen.shape) for seen in diagnosis.seen] == [shape, shape]
+        if bottom:
+            assert float(diagnosis.seen[0].sum()) >= 3 * (bottom - top) * (right - left)
+    small = Guard(diagnosis)  # type: ignore[arg-type]
+    assert small.before(PICTURE, [asks("rain")], torch.eye(31)[:20])
+    assert tuple(diagnosis.seen[-1].shape) == (20, 31, 3)
+
+
+# --- trying all --------------------------------------------------------------------------------
+
+
+def test_every_task_on_one_sheet(restorer: Restorer) -> None:
+    told(restorer, {"rain": 0.83, "noise": 0.5})
+    view = trials.shrunk(torch.rand(60, 90, 3), 45)
+    assert view.shape == (30, 45, 3) and trials.shrunk(view, 0) is view is trials.shrunk(view, 45)
+    kept = view.clone()
+    tried = trials.try_all(restorer, view)
+    assert list(tried) == list(TASKS) and torch.equal(view, kept)
+    found = restorer.suggest(view, 1)
+    sheet = trials.sheet(view, tried, found)
+    pixels = {name: (255 * image).round().byte() for name, image in {"": view, **tried}.items()}
+    places = {name: where(sheet, image) for name, image in pixels.items()}
+    rows = sorted({place[0] for place in places.values()})
+    assert [name for name in places if places[name][0] == rows[0]] == ["", "noise", "blur", "rain"]
+    assert len(rows) == 2
+    y, x = places["rain"]  # a frame of four pixels around it, and around it alone
+    frames = (sheet == (0, 140, 60)).all(-1)
+    assert frames[y - 4 : y, x - 4 : x + 49].all() and frames[y + 30 : y + 34, x - 4].all()
+    assert frames.sum() == 53 * 38 - 45 * 30
+    plain = trials.sheet(view, tried)  # no severities, no guess, other words
+    assert not (plain == (0, 140, 60)).all(-1).any()
+    told(restorer, {})
+    sheet = trials.sheet(view, tried, restorer.suggest(view, 1))
+    y, x = where(sheet, pixels[""])
+    assert (sheet[y - 4, x] == (0, 140, 60)).all()
+
+
+def where(sheet: np.ndarray, picture: torch.Tensor) -> tuple[int, int]:
+    """Top and left of a picture on a sheet, which must hold it once, pixel by pixel."""
+    height, width = picture.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (height, width, 3))[:, :, 0]
+    first = np.argwhere((windows[:, :, 0, 0] == picture[0, 0].numpy()).all(-1))
+    found = [(y, x) for y, x in first if np.array_equal(windows[y, x], picture.numpy())]
+    assert len(found) == 1
+    return int(found[0][0]), int(found[0][1])
