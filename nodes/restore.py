@@ -171,7 +171,7 @@ class RestoreImage(io.ComfyNode):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         watch = Guard(restorer.restorer.diagnosis, guard)
         watched = frames // 2
-        asked = watch.before(shown(image, watched), asked, _of_frame(masks, watched))
+        asked = tuple(watch.before(shown(image, watched), asked, _of_frame(masks, watched)))
         if not asked:
             return _said(cls, image, [*notes, *watch.notes])
         averages = Averages() if steady else None

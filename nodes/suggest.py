@@ -176,10 +176,11 @@ class TryAllInstructions(io.ComfyNode):
         view = trials.shrunk(picture, size)
         progress = host.Progress(len(every))
         tried: dict[str, torch.Tensor] = {}
-        with restorer.resident(*view.shape[:2], None) as plan:
-            for number_, (task, one) in enumerate(every.items()):
+        height, width, _ = view.shape
+        with restorer.resident(height, width, None) as plan:
+            for turn, (task, one) in enumerate(every.items()):
                 host.stop_if_asked()
-                progress.frame = number_
+                progress.frame = turn
 
                 def run(chosen: Plan, one: Instruction = one) -> torch.Tensor:
                     return restorer.restorer.restore(view, one, progress=progress, plan=chosen)
