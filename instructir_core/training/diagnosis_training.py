@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import pictures
+from .. import checkpoint, pictures
 from ..diagnose import Diagnosis, DiagnosisConfig, look, severity
-from ..tasks import TASKS
+from ..tasks import CLASSES, TASKS
 from .imaging import (
     Pixels,
     compress,
@@ -261,10 +261,15 @@ class Lessons:
 
 
 def make_lessons(
-    sources: Sources, seed: int, count: int, config: DiagnosisConfig, *, minutes: float = 1e9
+    sources: Sources,
+    seed: int,
+    count: int,
+    config: DiagnosisConfig,
+    *,
+    minutes: float | None = None,
 ) -> Lessons:
     """``count`` samples, or as many as ``minutes`` allow for; the same for the same seed."""
-    until = time.monotonic() + 60.0 * minutes
+    until = time.monotonic() + 60.0 * (minutes or 1e9)
     rows: list[list[Tensor]] = [[], [], [], [], []]
     for number in tqdm(range(count), desc="samples", unit="picture", mininterval=10.0):
         sample = draw_sample(sources, stream(seed, Stream.DIAGNOSES, number))
@@ -301,7 +306,7 @@ def learn(
     mean = copy.deepcopy(diagnosis).requires_grad_(False)
     diagnosis.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(diagnosis.parameters(), learning_rate, weight_decay=0.02)
-    started, losses = time.monotonic(), []
+    started, losses = time.monotonic(), list[float]()
     order, place = rng.permutation(len(lessons)), 0
     while True:
         done = len(losses)
@@ -352,3 +357,79 @@ def answer(diagnosis: Diagnosis, lessons: Lessons) -> Tensor:
         for rows in np.array_split(np.arange(len(lessons)), max(1, len(lessons) // 32))
     ]
     return torch.cat(read)
+
+
+# --- calibration, and all of it in order -------------------------------------------------------
+
+
+def calibrate(read: Tensor, lessons: Lessons) -> tuple[float, ...]:
+    """The threshold of each task, from severities as read (B, tasks) of samples never learned.
+
+    Each is where what is wrongly suggested of clean pictures and what is missed of plainly
+    damaged ones (`PLAIN`) are least together, the former counted `_FALSE_COUNTS` times: clean
+    pictures are asked about by all seven tasks at once.
+    """
+    clean = (lessons.severities == 0.0).all(dim=1)
+    thresholds = []
+    for task in range(read.shape[1]):
+        calm = read[clean, task]
+        wanted = read[lessons.severities[:, task] >= PLAIN, task]
+        places = torch.linspace(0.05, 0.5, 91)
+        false = (calm[None] >= places[:, None]).float().mean(dim=1) if len(calm) else 0.0 * places
+        missed = (wanted[None] < places[:, None]).float().mean(dim=1)
+        cost = _FALSE_COUNTS * false + (missed if len(wanted) else 0.0)
+        # The middle of all places that are as good: nothing is known between two samples.
+        best = places[cost <= cost.min() + 1e-6]
+        thresholds.append(round(float(best.median()), 3))
+    return tuple(thresholds)
+
+
+PLAIN = severity(32.0)
+"""Severity of what everybody sees: 32 dB."""
+_FALSE_COUNTS = 3.0
+_HELD = 0.15
+"""Samples of held-out photos for each one to learn."""
+_EPOCHS = 12
+"""How often each sample is seen where only their number is given."""
+
+
+def train_diagnosis(
+    training: Sources,
+    held: Sources,
+    out: Path,
+    *,
+    seed: int = 0,
+    minutes: float | None = None,
+    samples: int | None = None,
+) -> Path:
+    """Make samples, learn them, calibrate on held-out photos and write ``out``.
+
+    With ``minutes`` half of them make samples, at most ``samples``, and the other half learns;
+    without, ``samples`` (12,000) are learned `_EPOCHS` times, which repeats exactly. Raises
+    ValueError where ``out`` has another suffix.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a name ending in .safetensors. Rename the output.")
+    count = samples or (100_000 if minutes else 12_000)
+    half = minutes / 2 if minutes else None
+    config = DiagnosisConfig()
+    lessons = make_lessons(training, seed, count, config, minutes=half and half * (1.0 - _HELD))
+    apart = make_lessons(held, seed + 1, max(16, int(_HELD * len(lessons))), config)
+    torch.manual_seed(seed)
+    diagnosis = Diagnosis(config)
+    steps = None if minutes else max(1, len(lessons) * _EPOCHS // _BATCH)
+    losses = learn(diagnosis, lessons, seed, minutes=half, steps=steps)
+    read = answer(diagnosis, apart)
+    diagnosis.config = replace(config, thresholds=calibrate(read, apart))
+    made = {
+        "seed": seed, "samples": len(lessons), "steps": len(losses),
+        "photos": len(training.photos), "graphics": len(training.graphics),
+        "held_out_error": float((read - apart.severities).abs().mean()),
+    }  # fmt: skip
+    for name, threshold in diagnosis.thresholds.items():
+        tqdm.write(f"{name:6} suggested from a severity of {threshold:.3f}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(
+        out, None, None, CLASSES, None, {"name": out.stem, "diagnosis": made}, diagnosis=diagnosis
+    )
+    return out
