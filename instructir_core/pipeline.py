@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from .official import load_named
 from .steady import Averages, Place
 from .text import InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
+
+if TYPE_CHECKING:
+    from .suggest import Suggestion
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +131,24 @@ class Restorer:
         """
         return self._reader().read(text)
 
+    def suggest(self, images: Tensor, most: int = 2, threshold: float | None = None) -> Suggestion:
+        """Look at pictures, as `restore` takes them, and say what they need.
+
+        A batch gets one suggestion, by a few of its frames. At most ``most`` things are suggested:
+        the severest of those that reach ``threshold``, 0 to 1; None is what the diagnosis of this
+        model was calibrated to. Raises ValueError on bad pictures and options, and where the
+        model has no diagnosis or no reader.
+        """
+        from .suggest import suggest  # not needed to restore
+
+        if self.diagnosis is None:
+            raise ValueError(
+                f"The model {self.name!r} has no diagnosis, which tells from a picture what it "
+                "needs; expected one in the weights file. Load one that has it, such as 'mini', or "
+                "add it: instructir models convert --diagnosis FILE_WITH_ONE NETWORK OUT"
+            )
+        return suggest(images, self.diagnosis, self.encode, most=most, threshold=threshold)
+
     def _reader(self) -> InstructionReader:
         if self.reader is None:
             raise ValueError(
@@ -153,7 +175,7 @@ class Restorer:
 
         ``instructions`` are applied in order, each to the result of the one before (paper,
         figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out, and
-        where all do, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
+        where none is left, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
         or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
         nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
         is exact, and takes tiles only where memory is too short. ``progress(done, total)`` runs
@@ -325,8 +347,6 @@ class Restorer:
         several = (
             [instructions] if isinstance(instructions, (Instruction, Tensor)) else [*instructions]
         )
-        if not several:
-            raise ValueError("Found an empty list of instructions; expected one at least.")
         embeddings = []
         width = self.network.config.embedding_width
         for one in several:
