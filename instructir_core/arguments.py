@@ -179,6 +179,12 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--artefacts", type=Path, action="append", default=[], metavar="FOLDER",
         help="clean pictures: what does restoring add that nobody asked for?",
     )  # fmt: skip
+    evaluate.add_argument("--graphics", type=Path, help="likewise, with --suggest")
+    evaluate.add_argument(
+        "--suggest", type=int, nargs="?", const=12, metavar="N",
+        help="is what a picture needs suggested? of the sets, --identity, and N pictures a task "
+        "of --held-out under fresh degradations; nothing else is measured",
+    )  # fmt: skip
     evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
     evaluate.add_argument(
         "--phrasings", type=int, default=0, metavar="N",

@@ -163,6 +163,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
     sets, chains = _test_sets(options)
+    if options.suggest:
+        return _evaluate_suggestions(options, sets)
     evaluation = Evaluation(
         sets=sets,
         chains=chains,
@@ -179,6 +181,31 @@ def _evaluate(options: argparse.Namespace) -> int:
     restorer = load(options)
     source = provenance(restorer, official.named_path(options.model), **kept)
     evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
+    return 0
+
+
+def _evaluate_suggestions(options: argparse.Namespace, sets: list[ImageSet]) -> int:
+    from .evaluation.diagnosis import evaluate_suggestions
+    from .evaluation.report import Report, provenance
+    from .evaluation.sets import files
+    from .training.diagnosis_training import collect
+
+    held = None
+    if options.held_out:
+        photos = options.held_out, options.skip, options.hold_out, options.graphics
+        held = collect(*photos)[1]
+    unchanged = files(options.identity) if options.identity else ()
+    if not (sets or held or unchanged):
+        raise ValueError(
+            "Found nothing to diagnose; expected --held-out, --identity, --suite, --pairs or "
+            "--clean. See: instructir evaluate --help"
+        )
+    restorer = load(options)
+    source = provenance(restorer, official.named_path(options.model), suggest=options.suggest)
+    evaluate_suggestions(
+        restorer, sets, held, unchanged=unchanged, count=options.suggest, limit=options.limit,
+        report=Report(options.out, source),
+    )  # fmt: skip
     return 0
 
 
@@ -205,7 +232,7 @@ def _test_sets(
                 chains.append((files(Path(folder)), recipe))
             else:
                 sets.append(synthetic(Path(folder), recipe, size=options.size))
-    if options.held_out:
+    if options.held_out and not options.suggest:
         sets += held_out(options.held_out, options.skip, options.hold_out)
     return sets, chains
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import checkpoint, pictures
+from .. import checkpoint
 from ..diagnose import Diagnosis, DiagnosisConfig, look, severity
 from ..tasks import CLASSES, TASKS
 from .imaging import (
@@ -37,7 +37,7 @@ from .imaging import (
 )
 from .noise import log_uniform
 from .recipes import RECIPES, compose
-from .samples import even_sky, photo_files, recolour, split_held_out, thin_lines
+from .samples import Pictures, even_sky, photo_files, recolour, split_held_out, thin_lines
 from .streams import Stream, stream
 
 CLEAN_SHARE, PAIR_SHARE = 0.30, 0.16
@@ -60,6 +60,7 @@ class Sources:
 
     photos: Sequence[Path]
     graphics: Sequence[Path] = ()
+    store: Pictures = field(default_factory=lambda: Pictures(600 << 20))
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Sample:
     """A picture to diagnose, (H, W, 3) in [0, 1] of 8 bits, and what is wrong with it."""
 
     picture: Pixels
+    clean: Pixels
+    """The same without any degradation."""
     severities: dict[str, float]
     """Of every task, measured."""
     tasks: tuple[str, ...]
@@ -133,18 +136,18 @@ def text_page(rng: np.random.Generator) -> Pixels:
 _LETTERS = np.array(list("etaoinshrdlucmfwypvbgkETAOINSH0123456789.,"))
 
 
-def _cut(path: Path, rng: np.random.Generator) -> Pixels:
-    """A part of a picture, or all of it, of about 256 to 900 px, now and then as it was taken."""
-    pixels = pictures.read(path).pixels
+def _cut(paths: Sequence[Path], store: Pictures, rng: np.random.Generator) -> Pixels:
+    """A part of one picture, or all of it, of 256 to 900 px, at its own or a smaller scale."""
+    pixels = store.read(paths[int(rng.integers(len(paths)))])
     height, width = pixels.shape[:2]
-    longest = log_uniform(rng, 256.0, 900.0)
+    longest = log_uniform(rng, 256.0, 480.0 if rng.random() < 0.7 else 900.0)
     part = np.ones(2) if rng.random() < 0.4 else rng.uniform(0.4, 1.0, 2)
     if rng.random() < 0.35:
         part = np.minimum(1.0, longest * rng.uniform(0.6, 1.0, 2) / (height, width))
     rows, columns = (max(64, int(n)) for n in part * (height, width))
     top = int(rng.integers(max(1, height - rows + 1)))
     left = int(rng.integers(max(1, width - columns + 1)))
-    piece = np.ascontiguousarray(pixels[top : top + rows, left : left + columns], np.float32)
+    piece = pixels[top : top + rows, left : left + columns].astype(np.float32) / np.float32(255)
     scale = min(1.0, longest / max(piece.shape[:2]))
     if scale < 1.0:
         smaller = [max(64, round(n * scale)) for n in piece.shape[1::-1]]
@@ -160,13 +163,13 @@ def _clean(sources: Sources, rng: np.random.Generator, tasks: Sequence[str]) -> 
         if drawn < 0.05:
             return text_page(rng)
         if drawn < 0.15 and sources.graphics:
-            return _cut(sources.graphics[int(rng.integers(len(sources.graphics)))], rng)
+            return _cut(sources.graphics, sources.store, rng)
     bright = any(RECIPES[task].sets_brightness for task in tasks)
-    picture = _cut(sources.photos[int(rng.integers(len(sources.photos)))], rng)
+    picture = _cut(sources.photos, sources.store, rng)
     for _ in range(20):
         if not bright or picture.mean() >= _DARK:
             break
-        picture = _cut(sources.photos[int(rng.integers(len(sources.photos)))], rng)
+        picture = _cut(sources.photos, sources.store, rng)
     if rng.random() < 0.3:
         picture = recolour(picture, rng)
     kind = rng.random()
@@ -204,7 +207,7 @@ def draw_sample(
     found = dict.fromkeys(TASKS, 0.0)
     for name, before, after in zip(chosen, kept, kept[1:], strict=False):
         found[name] = severity(_psnr(before, after))
-    return Sample(kept[-1], found, tuple(chosen))
+    return Sample(kept[-1], kept[0], found, tuple(chosen))
 
 
 def _psnr(first: Pixels, second: Pixels) -> float:
