@@ -101,6 +101,17 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     reader.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     reader.set_defaults(run=run["train-reader"])
 
+    diagnosis = commands.add_parser(
+        "train-diagnosis", help="train the network that reads what a picture needs"
+    )
+    diagnosis.add_argument("out", type=Path, metavar="OUT.safetensors")
+    diagnosis.add_argument("--photos", type=Path, required=True, help="clean photos")
+    _photo_options(diagnosis)
+    diagnosis.add_argument("--minutes", type=float, help="half for samples, half to learn them")
+    diagnosis.add_argument("--samples", type=int, help="how many, which repeats exactly")
+    diagnosis.add_argument("--seed", type=int, default=0)
+    diagnosis.set_defaults(run=run["train-diagnosis"])
+
     train = commands.add_parser(
         "train", help="train on data sets or clean photos; also under `accelerate launch`"
     )
@@ -108,14 +119,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     train.add_argument("--preset", default="mini", help="3d, 5d, 6d, 7d or mini (default)")
     train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
     train.add_argument("--data", type=Path, help="folder of the standard data sets")
-    train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
-    train.add_argument(
-        "--hold-out", nargs="*", default=[], metavar="NAME",
-        help="photos to keep for scoring, beside every sixteenth",
-    )  # fmt: skip
-    train.add_argument(
-        "--graphics", type=Path, help="pictures that are only to be left as they are"
-    )
+    _photo_options(train)
     train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
     train.add_argument("--head", type=Path, help="head for an --init that has none")
     train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
@@ -175,6 +179,12 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--artefacts", type=Path, action="append", default=[], metavar="FOLDER",
         help="clean pictures: what does restoring add that nobody asked for?",
     )  # fmt: skip
+    evaluate.add_argument("--graphics", type=Path, help="likewise, with --suggest")
+    evaluate.add_argument(
+        "--suggest", type=int, nargs="?", const=12, metavar="N",
+        help="is what a picture needs suggested? of the sets, --identity, and N pictures a task "
+        "of --held-out under fresh degradations; nothing else is measured",
+    )  # fmt: skip
     evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
     evaluate.add_argument(
         "--phrasings", type=int, default=0, metavar="N",
@@ -190,6 +200,17 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="folder for results.csv, results.json, sheets")
     evaluate.set_defaults(run=run["evaluate"])
     return parser
+
+
+def _photo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    parser.add_argument(
+        "--hold-out", nargs="*", default=[], metavar="NAME",
+        help="photos to keep for scoring, beside every sixteenth",
+    )  # fmt: skip
+    parser.add_argument(
+        "--graphics", type=Path, help="pictures that are only to be left as they are"
+    )
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

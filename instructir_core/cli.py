@@ -8,26 +8,22 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from . import checkpoint, memory, official, pictures, sheets, video
-from .arguments import changed_settings, make_parser
+from .arguments import make_parser
 from .batch import Done, plan_files, restore_files
-from .files import brief, sha256
+from .files import sha256
 from .instruction import Instruction
 from .manifest import Manifest, Share
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
-from .text import TransformersEncoder
 from .tiles import check_tiles
-
-if TYPE_CHECKING:
-    from .evaluation.sets import ImageSet
+from .workshop import WORKSHOP, load
 
 _FAILURES = (OSError, ValueError)
 _SHEET_WIDTH = 640
@@ -52,21 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _load(options: argparse.Namespace) -> Restorer:
-    try:
-        return Restorer.from_pretrained(
-            options.model,
-            head=options.head,
-            text_encoder=options.text_encoder,
-            device=options.device,
-        )
-    except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
-        raise ValueError(
-            f"--device {options.device}: {brief(exc)}; expected one that is here, such as cpu. "
-            "Leave it out to take the best."
-        ) from exc
-
-
 # --- restore -----------------------------------------------------------------------------------
 
 
@@ -78,7 +59,7 @@ def _restore(options: argparse.Namespace) -> int:
     if options.compare is not None:
         sheets.check_place(options.compare, [source for source, _ in jobs], share.processes)
     options.device = share.device(options.device)
-    restorer = _load(options)
+    restorer = load(options)
     manifest = None
     if options.recursive or options.resume or share.processes > 1:
         manifest = _manifest(options, share)
@@ -275,158 +256,6 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-# --- train and evaluate ------------------------------------------------------------------------
-
-
-def _corpus(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-    from .training.corpus import card, load_corpus, write_tsv
-
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    corpus = load_corpus(options.seed, excluded=excluded)
-    write_tsv(options.out, corpus)
-    print(card(corpus))
-    return 0
-
-
-def _train_reader(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-    from .training.corpus import SPLITS, load_corpus
-    from .training.sentence_training import train_reader
-
-    if unknown := set(options.splits) - set(SPLITS):
-        raise ValueError(f"--splits {', '.join(unknown)}: expected some of {', '.join(SPLITS)}.")
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    whole = load_corpus(options.seed, excluded=excluded)
-    corpus = [s for s in whole if s.split in options.splits]
-    init = official.load_named(options.init)
-    path = train_reader(
-        init, options.out, corpus, seed=options.seed, steps=options.steps,
-        learning_rate=options.learning_rate, teacher=options.teacher,
-    )  # fmt: skip
-    print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --reader {path}")
-    return 0
-
-
-def _train(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import read_sentences
-
-    try:
-        from .training.presets import PRESETS
-        from .training.samples import collect_sources
-        from .training.trainer import train
-    except ImportError as exc:
-        raise ValueError(
-            f"Training needs the package {exc.name}, which restoring does not. Install it with: "
-            'pip install "instructir[torch,train]"'
-        ) from exc
-    if options.preset not in PRESETS:
-        raise ValueError(f"--preset {options.preset}: expected one of {', '.join(PRESETS)}.")
-    for folder in (options.photos, options.data):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
-    if options.photos is None and options.data is None:
-        raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
-    config = replace(PRESETS[options.preset], **changed_settings(vars(options)))
-    training, held = collect_sources(
-        list(config.shares), options.photos, options.data, options.skip,
-        hold_out=options.hold_out, graphics=options.graphics,
-    )  # fmt: skip
-    init = official.load_named(options.init, head=options.head) if options.init else None
-    encoder = None
-    if options.text_encoder is not None:
-        encoder = TransformersEncoder(options.text_encoder)
-    elif init is not None and isinstance(init.text_encoder, TransformersEncoder):
-        encoder = init.text_encoder
-    excluded = [text for path in options.exclude for _, text in read_sentences(path)]
-    train(
-        training, held, options.out, config, init=init, text_encoder=encoder,
-        teacher=options.teacher, excluded=excluded, device=options.device, workers=options.workers,
-    )  # fmt: skip
-    return 0
-
-
-def _datasets(options: argparse.Namespace) -> int:
-    from .training.published_sets import DATASETS, find_datasets
-
-    found = find_datasets(options.root)
-    for collection in found.values():
-        print(collection.report)
-    for name, dataset in DATASETS.items():
-        if name not in found:
-            print(f"{name} ({dataset.task}): not found. {dataset.source}; {dataset.licence}")
-    return 0
-
-
-def _contact_sheet(options: argparse.Namespace) -> int:
-    from .training.recipes import contact_sheet
-
-    photo = pictures.read(options.photo).pixels
-    y, x = (max(0, n - 256) // 2 for n in photo.shape[:2])
-    sheet = contact_sheet(photo[y : y + 256, x : x + 256], options.seed)
-    sheets.write(options.sheet, sheet)
-    print(options.sheet)
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation.experiments import Evaluation, evaluate, read_test_sentences
-    from .evaluation.report import Report, provenance
-    from .evaluation.sets import files
-
-    kept = {name: getattr(options, name) for name in ("limit", "size", "phrasings", "upstream")}
-    for name, least in (("limit", 1), ("size", 1), ("phrasings", 0)):
-        value = kept[name]
-        if value is not None and value < least:
-            raise ValueError(f"--{name} is {value}; expected {least} or more.")
-    sets, chains = _test_sets(options)
-    evaluation = Evaluation(
-        sets=sets,
-        chains=chains,
-        unchanged=files(options.identity) if options.identity else (),
-        sentences=read_test_sentences(options.sentences) if options.sentences else (),
-        flawed=[files(folder) for folder in options.artefacts],
-        **kept,
-    )
-    if evaluation.is_empty:
-        raise ValueError(
-            "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
-            "--identity, --artefacts or --sentences. See: instructir evaluate --help"
-        )
-    restorer = _load(options)
-    source = provenance(restorer, official.named_path(options.model), **kept)
-    evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
-    return 0
-
-
-def _test_sets(
-    options: argparse.Namespace,
-) -> tuple[list[ImageSet], list[tuple[list[Path], str]]]:
-    """The sets to score, and the chains to run as (clean pictures, recipes joined by +)."""
-    from .evaluation.sets import files, find_suite, held_out, paired, synthetic
-
-    sets: list[ImageSet] = []
-    chains = []
-    if options.suite:
-        sets, notes = find_suite(options.suite)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-    for task, inputs, targets in options.pairs:
-        folders = [(Path(inputs), Path(targets))]
-        sets.append(paired(f"{Path(inputs).parent.name} {task}", task, folders))
-    for folder, *recipes in options.clean:
-        if not recipes:
-            raise ValueError(f"--clean {folder}: found no recipe; expected one such as noise25.")
-        for recipe in recipes:
-            if "+" in recipe:
-                chains.append((files(Path(folder)), recipe))
-            else:
-                sets.append(synthetic(Path(folder), recipe, size=options.size))
-    if options.held_out:
-        sets += held_out(options.held_out, options.skip, options.hold_out)
-    return sets, chains
-
-
 _COMMANDS = {
     "restore": _restore,
     "list": _list,
@@ -434,10 +263,5 @@ _COMMANDS = {
     "convert": _convert,
     "info": _info,
     "export": _export,
-    "corpus": _corpus,
-    "train-reader": _train_reader,
-    "train": _train,
-    "datasets": _datasets,
-    "degradations": _contact_sheet,
-    "evaluate": _evaluate,
+    **WORKSHOP,
 }

@@ -92,6 +92,11 @@ class Look:
     crops: Tensor = field(repr=False)
     """(N, 3, C, C): pieces at full resolution, from the flattest to the busiest."""
 
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the network takes, as a batch of one."""
+        view, crops = self.view[None], self.crops[None]
+        return view, crops, view_statistics(view), crop_statistics(self.crops)[None]
+
 
 def look(image: Tensor, view: int = 128, crop: int = 96) -> Look:
     """(H, W, 3) in [0, 1] of any size -> what of it is looked at, on its device."""
@@ -143,24 +148,18 @@ class Diagnosis(nn.Module):
         held-out photos. A threshold that somebody gives takes the place of all of them."""
         return dict(zip(self.config.tasks, self.config.thresholds, strict=True))
 
-    def forward(self, view: Tensor, crops: Tensor) -> Tensor:
-        """Views (B, 3, V, V) and crops (B, N, 3, C, C) -> logits of severity (B, tasks)."""
+    def forward(self, view: Tensor, crops: Tensor, whole: Tensor, detail: Tensor) -> Tensor:
+        """Logits of severity (B, tasks) from what `Look.inputs` gives, of several.
+
+        ``view`` is (B, 3, V, V), ``crops`` (B, N, 3, C, C); ``whole`` (B, S) and ``detail``
+        (B, N, D) are `view_statistics` and `crop_statistics` of them.
+        """
         batch, count = crops.shape[:2]
-        pieces = crops.flatten(0, 1)
-        local = torch.cat([_pooled(self.crop_tower, pieces), crop_statistics(pieces)], dim=1)
-        local = local.reshape(batch, count, -1)
-        logits: Tensor = self.judge(
-            torch.cat(
-                [
-                    _pooled(self.view_tower, view),
-                    view_statistics(view),
-                    local.mean(dim=1),
-                    local.amax(dim=1),
-                    local.amin(dim=1),
-                ],
-                dim=1,
-            )
-        )
+        seen = _pooled(self.crop_tower, crops.flatten(0, 1)).reshape(batch, count, -1)
+        local = torch.cat([seen, detail], dim=2)
+        pooled = [local.mean(dim=1), local.amax(dim=1), local.amin(dim=1)]
+        features = [_pooled(self.view_tower, view), whole, *pooled]
+        logits: Tensor = self.judge(torch.cat(features, dim=1))
         return logits
 
     @torch.inference_mode()
@@ -181,7 +180,7 @@ class Diagnosis(nn.Module):
             return dict.fromkeys(self.config.tasks, 0.0)
         seen = look(image, self.config.view, self.config.crop)
         weight = next(self.parameters())
-        logits = self(seen.view[None].to(weight), seen.crops[None].to(weight))
+        logits = self(*(part.to(weight) for part in seen.inputs()))
         found = logits.float().sigmoid()[0].tolist()
         if any(value != value for value in found):
             raise ValueError(

@@ -174,9 +174,9 @@ class Restorer:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
         ``instructions`` are applied in order, each to the result of the one before (paper,
-        figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out, and
-        without any ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
-        or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
+        figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out; where
+        none is left, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W) or
+        (B, H, W), 1 where to restore, blend the last result with the input; where both leave
         nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
         is exact, and takes tiles only where memory is too short. ``progress(done, total)`` runs
         after each block and may raise to stop. The result is detached, float32, on their device.
