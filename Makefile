@@ -11,11 +11,12 @@ demo: .venv/ready
 test: .venv/ready lint
 	$(BIN)/python -m pytest
 
-# Hostile and odd inputs, kills, full disks; its results are in docs/reliability.md.
+# Hostile and odd inputs, kills, full disks, machines that die; its results are in
+# docs/reliability.md and docs/scale.md.
 stress: .venv/ready
-	$(BIN)/pip install --quiet bandit
+	$(BIN)/pip install --quiet -c constraints.txt bandit ray
 	$(BIN)/bandit -q -r -c pyproject.toml instructir_core nodes
-	$(BIN)/python -m pytest -m stress -s tests/test_stress.py
+	$(BIN)/python -m pytest -m "stress or ray" -s tests/test_stress.py tests/test_cluster.py
 
 # A table of the versions that it works with; each gets an environment of its own, in turn.
 compat: .venv/ready

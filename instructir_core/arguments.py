@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .guard import MODES
 from .metadata import METADATA
 
+AUTO = "auto"
+"""In the place of a sentence: what each picture needs."""
 Command = Callable[[argparse.Namespace], int]
 """Carries out what was asked for, and returns the exit status."""
 
@@ -24,7 +27,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or glob")
     restore.add_argument(
         "-i", "--instruction", action="append", required=True, metavar="SENTENCE",
-        help="what to restore; repeat to apply several in order",
+        help="what to restore, or auto: what each picture needs; repeat to apply several in order",
     )  # fmt: skip
     restore.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT",
@@ -42,8 +45,29 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument(
         "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
     )
+    restore.add_argument(
+        "--guard", choices=MODES, default="warn",
+        help="say (warn, the default) or undo (skip) what a picture does not show or suffers from",
+    )  # fmt: skip
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
+    restore.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="restore on a Ray cluster: host:port, auto, or nothing to start one here",
+    )  # fmt: skip
+    restore.add_argument(
+        "--cores", type=int, metavar="N", help="with --ray: cores of a worker without a GPU"
+    )
     restore.set_defaults(run=run["restore"])
+
+    sheet = commands.add_parser("sheet", help="one picture under every instruction, side by side")
+    sheet.add_argument("photo", type=Path, metavar="PHOTO")
+    sheet.add_argument("-o", "--output", type=Path, required=True, metavar="SHEET")
+    sheet.add_argument(
+        "--size", type=int, default=512, metavar="PIXELS",
+        help="shrink to this longer side first, which takes seconds; 0 keeps the size",
+    )  # fmt: skip
+    _model_options(sheet)
+    sheet.set_defaults(run=run["sheet"])
 
     models = commands.add_parser("models", help="list, download, convert or describe models")
     actions = models.add_subparsers(required=True, metavar="ACTION")

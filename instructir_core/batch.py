@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ import torch
 
 from . import memory, pictures, video
 from .files import walk
+from .guard import Guard
 from .instruction import Instruction
-from .manifest import Job, Manifest
+from .manifest import Job, Manifest, stamps
 from .masks import fill_hidden
 from .memory import Plan
 from .pipeline import Restorer
+from .stills import stills
 
 _OTHER_PICTURES = frozenset(
     ".gif .jp2 .j2k .psd .tga .ppm .pgm .pnm .ico .svg .pdf .dng .hdr .dds".split()
@@ -183,38 +185,84 @@ class Done:
 
     source: Path
     target: Path
-    seconds: float
-    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None
-    """As `restore_file` returns, or None: a video, or ``error`` says why."""
+    details: Mapping[str, Any]
+    """What the manifest tells: model, device, seconds, and by ``status`` what else."""
+    restored: tuple[pictures.Picture, pictures.Picture, Plan] | None = None
+    """As `restore_file` returns, or None: a video, one restored elsewhere, or an ``error``."""
     error: str | None = None
     clip: video.Clip | None = None
     """As `video.restore_video` returns, for a video."""
+    notes: tuple[str, ...] = ()
+    """What is not in the result."""
+    has_location: bool = False
+    """The result tells where it was taken."""
 
-    def line(self, device: torch.device, tile_size: int | None) -> str:
+    def line(self, tile_size: int | None) -> str:
         """What became of it in one line; ``tile_size`` is what was asked for."""
         if self.error is not None:
             return f"error: {self.error}"
-        start = f"{self.source.name} -> {self.target}: "
+        found = self.details
+        start = f"{self.source.name} -> {self.target}: {found['width']} x {found['height']}, "
+        took = f"{found['seconds']:.1f} s"
         if self.clip is not None:
-            clip, pace = self.clip, self.clip.frames / max(self.seconds, 1e-9)
-            left_out = f"; left out: {', '.join(clip.left_out)}" if clip.left_out else ""
-            return (
-                f"{start}{clip.width} x {clip.height}, {clip.frames} frames, {self.seconds:.1f} s "
-                f"({pace:.2f} frames per second) on {device}{left_out}"
-            )
-        assert self.restored is not None
-        plan = self.restored[2]
-        note = "" if plan.exact else f", not exact: tiles of {plan.tile} px"
-        if not plan.exact and tile_size is None:
+            return f"{start}{self.clip.say(found['seconds'])} on {found['device']}"
+        note = "" if found["exact"] else f", not exact: tiles of {found['tile']} px"
+        if not found["exact"] and tile_size is None:
             note += ", because memory was short"
-        return f"{start}{plan.width} x {plan.height}, {self.seconds:.1f} s on {device}{note}"
+        return f"{start}{took} on {found['device']}{note}"
+
+
+class Choice:
+    """What is carried out on one file: what was asked for, or with ``auto`` what it needs; and
+    whether that did it good, see `guard`."""
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        instructions: Instruction | Sequence[Instruction],
+        *,
+        auto: bool = False,
+        guard: str = "off",
+    ) -> None:
+        several = [instructions] if isinstance(instructions, Instruction) else [*instructions]
+        self.restorer, self.instructions, self.auto, self.mode = restorer, several, auto, guard
+        self.guard = Guard(None)
+        self.details: dict[str, Any] = {}
+        """For the manifest: ``found``, ``chosen``, and what the ``guard`` said."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at the pictures at all."""
+        return self.auto or (self.mode != "off" and self.restorer.diagnosis is not None)
+
+    def before(self, frames: torch.Tensor) -> list[Instruction]:
+        """(B, H, W, 3) of one page, or some of a video -> what to carry out."""
+        if self.auto and "found" not in self.details:  # of several pages, the first one tells
+            found = self.restorer.suggest(frames)
+            self.instructions = [*found.instructions]
+            self.details |= {"found": found.report, "chosen": [*found.sentences]}
+        self.guard = Guard(self.restorer.diagnosis, self.mode)
+        asked = self.guard.before(frames[len(frames) // 2], self.instructions)
+        self._note()
+        return asked
+
+    def after(self, restored: torch.Tensor) -> bool:
+        """(H, W, 3) of the same, restored -> whether it may stand."""
+        stands = self.guard.after(restored)
+        self._note()
+        return stands
+
+    def _note(self) -> None:
+        said = [*self.details.get("guard", ()), *self.guard.notes]
+        if said:
+            self.details["guard"] = [*dict.fromkeys(said)]
 
 
 def restore_file(
     restorer: Restorer,
     source: Path,
     target: Path,
-    instructions: Instruction | Sequence[Instruction],
+    instructions: Instruction | Sequence[Instruction] | Choice,
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
@@ -227,13 +275,14 @@ def restore_file(
     was carried out for it. Raises OSError, ValueError and `torch.OutOfMemoryError` as
     `pictures.pages`, `Restorer.restore` and `pictures.write_pages` do.
     """
+    choice = instructions if isinstance(instructions, Choice) else Choice(restorer, instructions)
     pictures.check_suffix(target)
     source_pages = pictures.pages(source)
     firsts: list[tuple[pictures.Picture, Plan]] = []
 
     def restored() -> Iterator[pictures.Picture]:
         for before in source_pages:
-            after, plan = _restore_page(restorer, before, instructions, strength, tile_size)
+            after, plan = _restore_page(restorer, before, choice, strength, tile_size)
             if not firsts:
                 firsts.append((before, plan))
             yield after.with_metadata(metadata)
@@ -265,7 +314,7 @@ def restore_file(
 def _restore_page(
     restorer: Restorer,
     before: pictures.Picture,
-    instructions: Instruction | Sequence[Instruction],
+    choice: Choice,
     strength: float,
     tile_size: int | None,
 ) -> tuple[pictures.Picture, Plan]:
@@ -277,15 +326,77 @@ def _restore_page(
         hidden = (alpha == 0)[..., None]
         pixels = fill_hidden(pixels, alpha)
     height, width = before.pixels.shape[:2]
+    instructions = choice.before(pixels[None])
     free = memory.free_memory(restorer.device)
     restored, plan = memory.with_smaller_pieces(
         lambda plan: restorer.restore(pixels, instructions, strength=strength, plan=plan),
         restorer.plan(height, width, free=free, tile_size=tile_size),
     )
     restored = restored.cpu()
+    if not choice.after(restored):
+        restored = pixels
     if hidden is not None:
         restored = torch.where(hidden, shown, restored)
     return before.restored(restored.numpy()), plan
+
+
+def restore_job(
+    restorer: Restorer,
+    job: Job,
+    instructions: Instruction | Sequence[Instruction],
+    *,
+    strength: float = 1.0,
+    tile_size: int | None = None,
+    metadata: str = "all",
+    steady: bool = False,
+    resume: bool = False,
+    auto: bool = False,
+    guard: str = "off",
+    frames: video.Progress | None = None,
+) -> Done:
+    """`restore_file`, or for a video `video.restore_video`, without an error: that is told.
+
+    With ``auto`` what `Restorer.suggest` says of each takes the place of the instructions, and
+    ``guard`` is one of `guard.MODES`. Of a video a few frames are looked at.
+    """
+    source, target = job
+    guard = guard if strength else "off"
+    choice = Choice(restorer, instructions, auto=auto, guard=guard)
+    begun = time.perf_counter()
+    restored, clip, error = None, None, None
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
+    try:
+        if source.suffix.lower() in video.FORMATS:
+            asked = choice.before(stills(source)) if choice.looks else choice.instructions
+
+            def run(asked: Sequence[Instruction]) -> video.Clip:
+                return video.restore_video(
+                    restorer, source, target, asked, strength=strength,
+                    tile_size=tile_size, steady=steady, resume=resume, progress=frames,
+                )  # fmt: skip
+
+            clip = run(asked)
+            if choice.looks and not choice.after(stills(target, 1)[0]):
+                clip = run([])
+            details |= {"status": "ok", "width": clip.width, "height": clip.height}
+            details["frames"] = clip.frames
+        else:
+            restored = restore_file(
+                restorer, source, target, choice,
+                strength=strength, tile_size=tile_size, metadata=metadata,
+            )  # fmt: skip
+            plan, notes = restored[2], restored[1].notes
+            details |= {"status": "ok", "width": plan.width, "height": plan.height}
+            details |= {"exact": plan.exact} if plan.exact else {"exact": False, "tile": plan.tile}
+        details |= stamps(source, target)
+    except (OSError, ValueError, torch.OutOfMemoryError) as exc:
+        restored, clip, error = None, None, str(exc)
+        details |= {"status": "error", "message": error}
+    details |= choice.details
+    details["seconds"] = round(time.perf_counter() - begun, 3)
+    placed = restored is not None and restored[1].metadata.has_location
+    return Done(source, target, details, restored, error, clip, notes, placed)
 
 
 def restore_files(
@@ -293,44 +404,16 @@ def restore_files(
     jobs: Iterable[Job],
     instructions: Instruction | Sequence[Instruction],
     *,
-    strength: float = 1.0,
-    tile_size: int | None = None,
-    metadata: str = "all",
     manifest: Manifest | None = None,
-    steady: bool = False,
-    frames: video.Progress | None = None,
+    **settings: Any,
 ) -> Iterator[Done]:
-    """`restore_file` for each job; of a bad one the error is told, and the rest goes on.
-
-    Video files go to `video.restore_video`, with ``steady`` and, as progress, ``frames``.
+    """`restore_job` for each job with its ``settings``; of a bad one the error is told.
 
     Each is noted in the ``manifest``, where there is one, before it is told. Raises OSError when
     that cannot be written.
     """
-    for source, target in jobs:
-        begun = time.perf_counter()
-        restored, clip, error = None, None, None
-        details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
-        try:
-            if source.suffix.lower() in video.FORMATS:
-                clip = video.restore_video(
-                    restorer, source, target, instructions, strength=strength,
-                    tile_size=tile_size, steady=steady, progress=frames,
-                )  # fmt: skip
-                details |= {"status": "ok", "width": clip.width, "height": clip.height}
-                details["frames"] = clip.frames
-            else:
-                restored = restore_file(
-                    restorer, source, target, instructions,
-                    strength=strength, tile_size=tile_size, metadata=metadata,
-                )  # fmt: skip
-                plan = restored[2]
-                details |= {"status": "ok", "width": plan.width, "height": plan.height}
-                details["exact"] = plan.exact
-        except (OSError, ValueError, torch.OutOfMemoryError) as exc:
-            error = str(exc)
-            details |= {"status": "error", "message": error}
-        seconds = time.perf_counter() - begun
+    for job in jobs:
+        done = restore_job(restorer, job, instructions, **settings)
         if manifest is not None:
-            manifest.add(source, target, **details, seconds=round(seconds, 3))
-        yield Done(source, target, seconds, restored, error, clip)
+            manifest.add(*job, **done.details)
+        yield done

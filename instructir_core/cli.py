@@ -1,13 +1,15 @@
-"""The command line: a door to restoring, models, training and scoring. `arguments` parses it."""
+"""The command line: a door to restoring and models. `arguments` parses it, and `workshop` holds
+the commands that train and score."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from . import checkpoint, memory, official, pictures, sheets, video
-from .arguments import make_parser
+from .arguments import AUTO, make_parser
 from .batch import Done, plan_files, restore_files
 from .files import sha256
 from .instruction import Instruction
-from .manifest import Manifest, Share
+from .manifest import Job, Manifest
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
 from .tiles import check_tiles
@@ -53,44 +55,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     started = time.perf_counter()
-    _check_numbers(options)
-    share = Share.of_environment()
+    _check_options(options)
     jobs, failed = plan_files(options.inputs, options.output, options.recursive)
     if options.compare is not None:
-        sheets.check_place(options.compare, [source for source, _ in jobs], share.processes)
-    options.device = share.device(options.device)
-    restorer = load(options)
+        sheets.check_place(options.compare, [source for source, _ in jobs])
+    # With --ray this process reads the sentence, and others restore.
+    restorer = load(options, options.device if options.ray is None else "cpu")
     manifest = None
-    if options.recursive or options.resume or share.processes > 1:
-        manifest = _manifest(options, share)
-    instructions = [part for text in options.instruction for part in restorer.read(text)]
-    for number, instruction in enumerate(instructions, 1):
-        print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
-        if instruction.advice:
-            print(f"  {instruction.advice}")
-    jobs = [*share.take(jobs)]
+    if options.recursive or options.resume or options.ray is not None:
+        manifest = _manifest(options)
+    instructions = _instructions(options, restorer)
     planned = len(jobs)
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
     rows: list[tuple[sheets.Bytes, sheets.Bytes]] = []
     clips = any(source.suffix.lower() in video.FORMATS for source, _ in jobs)
     frames = tqdm(unit="frame", disable=not clips, position=1 if len(jobs) > 1 else 0, leave=False)
-    found = restore_files(
-        restorer, jobs, instructions, strength=options.strength, tile_size=options.tile_size,
-        metadata=options.metadata, manifest=manifest, steady=options.steady,
-        frames=partial(_advance, frames),
-    )  # fmt: skip
+    found = _found(options, restorer, jobs, instructions, manifest, partial(_advance, frames))
     said: set[str] = set()
     placed = 0
     for done in tqdm(found, unit="picture", total=len(jobs), disable=len(jobs) < 2):
-        _tell(done, restorer, options.tile_size, said)
+        _tell(done, options.tile_size, said)
         failed += done.error is not None
-        if done.restored is None:
-            continue
-        before, after, _ = done.restored
-        placed += after.metadata.has_location
-        if options.compare is not None:
-            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in (before, after)]
+        placed += done.has_location
+        if options.compare is not None and done.restored is not None:
+            small = [sheets.shrink(p.for_network(), _SHEET_WIDTH) for p in done.restored[:2]]
             rows.append((small[0], small[1]))
     frames.close()
     if placed:
@@ -101,17 +90,68 @@ def _restore(options: argparse.Namespace) -> int:
     if options.compare is not None and rows:
         failed += _write_sheets(options.compare, rows, instructions)
     finished = f", {planned - len(jobs)} were finished before" if planned > len(jobs) else ""
-    part = f" (process {share.rank} of {share.processes})" if share.processes > 1 else ""
     print(
-        f"{planned} pictures{finished}, {failed} failed, "
-        f"{time.perf_counter() - started:.1f} s in all{part}"
+        f"{planned} pictures{finished}, {failed} failed, {time.perf_counter() - started:.1f} s "
+        "in all"
     )
-    # Launchers stop every process as soon as one fails, which one bad picture is no reason for:
-    # there the manifest and the lines above tell.
-    return 1 if failed and share.processes == 1 else 0
+    return 1 if failed else 0
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
+def _instructions(options: argparse.Namespace, restorer: Restorer) -> list[Instruction]:
+    """What the sentences ask for, which is said; none where each picture gets its own."""
+    if AUTO in options.instruction:
+        from .suggest import checked
+
+        checked(restorer.diagnosis, restorer.name)
+        return []
+    instructions = [part for text in options.instruction for part in restorer.read(text)]
+    for number, instruction in enumerate(instructions, 1):
+        print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
+        if instruction.advice:
+            print(f"  {instruction.advice}")
+    return instructions
+
+
+def _found(
+    options: argparse.Namespace,
+    restorer: Restorer,
+    jobs: Sequence[Job],
+    instructions: Sequence[Instruction],
+    manifest: Manifest | None,
+    frames: video.Progress,
+) -> Iterator[Done]:
+    """What becomes of each file, restored here or in a cluster."""
+    names = ("strength", "tile_size", "metadata", "steady", "resume", "guard")
+    settings = {name: getattr(options, name) for name in names}
+    settings["auto"] = AUTO in options.instruction
+    if options.ray is None:
+        return restore_files(
+            restorer, jobs, instructions, manifest=manifest, frames=frames, **settings
+        )
+    from . import cluster
+
+    assert manifest is not None
+    return cluster.restore_files(
+        jobs, instructions, manifest=manifest, address=options.ray, model=options.model,
+        head=options.head, text_encoder=options.text_encoder, device=options.device,
+        cores=options.cores, **settings,
+    )  # fmt: skip
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        raise ValueError(
+            f"Found WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment; expected one "
+            "process. Start one with --ray, which gives pictures to as many workers as there is "
+            "room for."
+        )
+    if options.compare is not None and options.ray is not None:
+        raise ValueError("--compare: found --ray, whose pictures others hold. Leave one out.")
+    if AUTO in options.instruction and len(options.instruction) > 1:
+        raise ValueError(
+            f"--instruction {AUTO}: found sentences beside it; expected it alone. Leave out one or "
+            "the other."
+        )
     if not 0.0 <= options.strength <= 1.0:
         raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
     if options.tile_size is not None:
@@ -119,23 +159,28 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _advance(bar: tqdm[Any], done: int, total: int) -> None:
-    """One more frame; the first starts a video."""
-    if done == 1:
+    """One more frame; the first of this run starts a video."""
+    if done <= bar.n or not bar.n:
         bar.reset(total or None)
-    bar.update(1)
+    bar.update(done - bar.n)
 
 
-def _tell(done: Done, restorer: Restorer, tile_size: int | None, said: set[str]) -> None:
+def _tell(done: Done, tile_size: int | None, said: set[str]) -> None:
     """The lines about one file."""
-    tqdm.write(done.line(restorer.device, tile_size), file=sys.stderr if done.error else None)
-    for word in done.restored[1].notes if done.restored is not None else ():
+    if "found" in done.details:
+        chosen = ", then ".join(done.details["chosen"]) or "left as it is"
+        tqdm.write(f"{done.source.name}: {done.details['found']} -> {chosen}")
+    tqdm.write(done.line(tile_size), file=sys.stderr if done.error else None)
+    for word in done.details.get("guard", ()):
+        tqdm.write(f"warning: {done.source.name}: {word}")
+    for word in done.notes:
         # What a format cannot hold is said once, what a file lacks for each.
         if word not in said:
             tqdm.write(f"note: {done.source.name}: {word}")
         said |= {word} if word.startswith(done.target.suffix.lower()) else set()
 
 
-def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
+def _manifest(options: argparse.Namespace) -> Manifest:
     one_file = {*pictures.FORMATS, *video.FORMATS}
     if options.output.suffix.lower() in one_file and not options.output.is_dir():
         raise ValueError(
@@ -154,7 +199,9 @@ def _manifest(options: argparse.Namespace, share: Share) -> Manifest:
         settings["metadata"] = options.metadata
     if options.steady:  # absent otherwise, so that manifests of earlier versions still count
         settings["steady"] = True
-    return Manifest(options.output, settings, share)
+    if options.guard == "skip":  # the others say something, and change nothing
+        settings["guard"] = "skip"
+    return Manifest(options.output, settings)
 
 
 def _write_sheets(
@@ -170,6 +217,16 @@ def _write_sheets(
     except _FAILURES as exc:  # the pictures are there all the same
         print(f"error: {exc}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    from .trials import check_size, write_sheet
+
+    check_size(options.size)
+    sheets.check_place(options.output, [options.photo], "--output")
+    print(write_sheet(load(options, options.device), options.photo, options.output, options.size))
+    print(options.output)
     return 0
 
 
@@ -258,6 +315,7 @@ def _export(options: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "restore": _restore,
+    "sheet": _sheet,
     "list": _list,
     "download": _download,
     "convert": _convert,

@@ -16,7 +16,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     One already there is left unchanged on any error; else it is replaced and its mode kept.
     """
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:  # unlike tempfile's, with the user's usual mode
@@ -36,6 +36,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"expected a folder that you may write to, with {len(content)} bytes free. Change its "
             "permissions, free space or choose another."
         ) from exc
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside ``path``, for what will become it; `sweep` knows whose it is."""
+    return path.parent / f".{_mark(path)}{secrets.token_hex(4)}.tmp"
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers left half-written of ``path``. No other may be at work on it."""
+    for left in path.parent.glob(f".{_mark(path)}*.tmp"):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _mark(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
 
 
 def append_line(path: Path, line: bytes) -> None:

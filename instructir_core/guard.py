@@ -89,7 +89,7 @@ class Guard:
 
     def after(self, restored: Tensor) -> bool:
         """(H, W, 3) of the same picture, restored -> False where the picture is to come back."""
-        if self.diagnosis is None or not self._found:
+        if self.diagnosis is None or not self._found or not self._asked:
             return True
         now = self.diagnosis.severities(restored[self._part].clamp(0.0, 1.0))
         before, thresholds = self._found, self.diagnosis.thresholds

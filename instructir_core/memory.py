@@ -195,8 +195,17 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
+def share(processes: int) -> None:
+    """Take only this part of a machine's free memory from now on, in this process."""
+    global _processes
+    _processes = max(1, processes)
+
+
+_processes = 1
+
+
 def free_memory(device: torch.device) -> int | None:
-    """Bytes free on a device; None where the system does not say."""
+    """Bytes free on a device, or this process's part of them; None where the system is silent."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
@@ -207,5 +216,5 @@ def free_memory(device: torch.device) -> int | None:
             return None
         for line in lines:
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1]) * 1024 // _processes
     return None

@@ -139,15 +139,10 @@ class Restorer:
         model was calibrated to. Raises ValueError on bad pictures and options, and where the
         model has no diagnosis or no reader.
         """
-        from .suggest import suggest  # not needed to restore
+        from .suggest import checked, suggest  # not needed to restore
 
-        if self.diagnosis is None:
-            raise ValueError(
-                f"The model {self.name!r} has no diagnosis, which tells from a picture what it "
-                "needs; expected one in the weights file. Load one that has it, such as 'mini', or "
-                "add it: instructir models convert --diagnosis FILE_WITH_ONE NETWORK OUT"
-            )
-        return suggest(images, self.diagnosis, self.encode, most=most, threshold=threshold)
+        diagnosis = checked(self.diagnosis, self.name)
+        return suggest(images, diagnosis, self.encode, most=most, threshold=threshold)
 
     def _reader(self) -> InstructionReader:
         if self.reader is None:

@@ -197,20 +197,15 @@ def write(path: Path, sheet: Bytes) -> None:
     pictures.write(path, pictures.Picture(sheet.astype(np.float32) / np.float32(255)))
 
 
-def check_place(sheet: Path, sources: Sequence[Path], processes: int) -> None:
-    """Raise ValueError where a sheet of these sources cannot be written."""
-    if processes > 1:
-        raise ValueError(
-            f"--compare: found {processes} processes; expected one, which sees every "
-            "picture. Leave it out."
-        )
+def check_place(sheet: Path, sources: Sequence[Path], option: str = "--compare") -> None:
+    """Raise ValueError where a sheet of these sources cannot be written; ``option`` names it."""
     if clips := [s for s in sources if s.suffix.lower() in video.FORMATS]:
         raise ValueError(
-            f"--compare: found the video {clips[0]}; expected pictures. Leave one of them out."
+            f"{option}: found the video {clips[0]}; expected pictures. Leave one of them out."
         )
     taken = {s.resolve() for s in sources}
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in taken:
         raise ValueError(
-            f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
+            f"{option} {sheet}: expected a picture file that is none of the inputs, such as "
             "sheet.png. Rename it."
         )

@@ -87,6 +87,17 @@ def suggest(
     return Suggestion(severities, tuple(encode(TASKS[task].prompt) for task in chosen), report)
 
 
+def checked(diagnosis: Diagnosis | None, model: str) -> Diagnosis:
+    """The diagnosis; ValueError where the model has none."""
+    if diagnosis is None:
+        raise ValueError(
+            f"The model {model!r} has no diagnosis, which tells from a picture what it needs; "
+            "expected one in the weights file. Load one that has it, such as 'mini', or add it: "
+            "instructir models convert --diagnosis FILE_WITH_ONE NETWORK OUT"
+        )
+    return diagnosis
+
+
 def spread(count: int, most: int = FRAMES) -> list[int]:
     """Which of ``count`` frames to look at: the middles of ``most`` equal parts.
 
@@ -114,5 +125,5 @@ def _report(severities: Mapping[str, float], found: list[str], most: int) -> str
 def _which(looked: list[int], count: int) -> str:
     """Which frames a suggestion stands on, counted from 1."""
     if len(looked) == count:
-        return f"all {count} frames"
+        return f"{count} frames"
     return f"frames {', '.join(str(index + 1) for index in looked)} of {count}"

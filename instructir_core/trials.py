@@ -6,17 +6,22 @@ instructir sheet PHOTO -o SHEET.jpg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import sheets
+from . import pictures, sheets
 from .instruction import Instruction
 from .pipeline import Restorer
 from .suggest import Suggestion
 from .tasks import TASKS
 
 COLUMNS = 4
+NO_DIAGNOSIS = "This model has no diagnosis: judge by eye."
+SMALLEST = 16
+"""Pixels of the longer side of a view."""
 
 
 def instructions(restorer: Restorer) -> dict[str, Instruction]:
@@ -69,6 +74,24 @@ def sheet(
         cells.append((", ".join(words) + mark, after))
     drawn = [(words, sheets.shrink(pixels.numpy(), pixels.shape[1])) for words, pixels in cells]
     marked = next((words for words, _ in drawn if words.endswith("(best guess)")), None)
-    title = "This model has no diagnosis: judge by eye." if found is None else found.report
+    title = NO_DIAGNOSIS if found is None else found.report
     rows = [drawn[start : start + COLUMNS] for start in range(0, len(drawn), COLUMNS)]
     return sheets.captioned(title, rows, marked=marked)
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError unless it is 0 or `SMALLEST` pixels and more."""
+    if size != 0 and size < SMALLEST:
+        raise ValueError(f"--size is {size}; expected {SMALLEST} pixels or more, or 0 to keep it.")
+
+
+def write_sheet(restorer: Restorer, photo: Path, target: Path, size: int = 512) -> str:
+    """`sheet` of a picture file as another file; returns what was found, in words.
+
+    Raises OSError and ValueError as `pictures.read`, `sheets.write` and `Restorer.restore`.
+    """
+    whole = torch.from_numpy(pictures.read(photo).for_network())
+    found = restorer.suggest(whole, 1) if restorer.diagnosis is not None else None
+    view = shrunk(whole, size)
+    sheets.write(target, sheet(view, try_all(restorer, view), found))
+    return found.report if found is not None else NO_DIAGNOSIS

@@ -56,6 +56,18 @@ class Clip:
     frames: int
     left_out: tuple[str, ...]
     """Streams that the container cannot take again, as a sentence may name them."""
+    before: int = 0
+    """How many of the frames an earlier run had restored."""
+
+    def say(self, seconds: float) -> str:
+        """Frames, time and pace."""
+        pace = (self.frames - self.before) / max(seconds, 1e-9)
+        earlier = f" ({self.before} of them before)" if self.before else ""
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        return (
+            f"{self.frames} frames{earlier}, {seconds:.1f} s ({pace:.2f} frames per second)"
+            f"{left_out}"
+        )
 
 
 def restore_video(
@@ -67,6 +79,7 @@ def restore_video(
     strength: float = 1.0,
     tile_size: int | None = None,
     steady: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Clip:
     """Restore every frame of a video file into another of the same kind.

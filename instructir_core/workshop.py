@@ -18,14 +18,11 @@ if TYPE_CHECKING:
     from .evaluation.sets import ImageSet
 
 
-def load(options: argparse.Namespace) -> Restorer:
-    """The model that the options of `arguments` name, where they say."""
+def load(options: argparse.Namespace, device: str | None) -> Restorer:
+    """The model that was asked for; ValueError for a device that is not here."""
     try:
         return Restorer.from_pretrained(
-            options.model,
-            head=options.head,
-            text_encoder=options.text_encoder,
-            device=options.device,
+            options.model, head=options.head, text_encoder=options.text_encoder, device=device
         )
     except (RuntimeError, AssertionError) as exc:  # PyTorch's to an unknown or missing device
         raise ValueError(
@@ -178,7 +175,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             "Found nothing to evaluate; expected --suite, --pairs, --clean, --held-out, "
             "--identity, --artefacts or --sentences. See: instructir evaluate --help"
         )
-    restorer = load(options)
+    restorer = load(options, options.device)
     source = provenance(restorer, official.named_path(options.model), **kept)
     evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
     return 0
@@ -200,7 +197,7 @@ def _evaluate_suggestions(options: argparse.Namespace, sets: list[ImageSet]) -> 
             "Found nothing to diagnose; expected --held-out, --identity, --suite, --pairs or "
             "--clean. See: instructir evaluate --help"
         )
-    restorer = load(options)
+    restorer = load(options, options.device)
     source = provenance(restorer, official.named_path(options.model), suggest=options.suggest)
     evaluate_suggestions(
         restorer, sets, held, unchanged=unchanged, count=options.suggest, limit=options.limit,

@@ -1,4 +1,4 @@
-"""Trees of pictures: shares of real processes, killed and resumed runs, and the manifest."""
+"""Trees of pictures: killed and resumed runs, and the manifest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from instructir_core import files
 from instructir_core.batch import plan_files
 from instructir_core.cli import main
-from instructir_core.manifest import Manifest, Share, read_lines
+from instructir_core.manifest import Manifest, read_lines, stamps
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["a.png", "b.png", "day/a.png", "day/one/c.png", "day/two/c.png", "é 图.png"]
@@ -36,8 +35,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
 def arguments(weights: Path, tree: Path, out: Path, *more: object) -> list[str]:
@@ -80,33 +78,6 @@ def test_tree_and_manifest(weights: Path, tree: Path, tmp_path: Path) -> None:
     given = ["restore", source, "-i", "derain", "-o", alone, "--model", weights, "--device", "cpu"]
     assert main([*map(str, given)]) == 0
     assert alone.read_bytes() == (out / "day" / "one" / "c.png").read_bytes()
-
-
-def test_two_processes_share_one_tree(weights: Path, tree: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (tree / "bad.png").write_bytes(b"no picture")
-    code = "import sys; from instructir_core.cli import main; sys.exit(main(sys.argv[1:]))"
-    processes = [
-        start(code, arguments(weights, tree, out), RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank)
-        for rank in ("0", "1")
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in processes]
-    # Not 1 for the bad picture: launchers would stop the other process.
-    assert [p.returncode for p in processes] == [0, 0], printed
-    assert "4 pictures, 1 failed" in printed[0] and "3 pictures, 0 failed" in printed[1]
-    assert sorted(results(out)) == sorted(NAMES)
-    shares = [{e["target"] for e in read_lines(out / f"manifest-{rank}.jsonl")} for rank in (0, 1)]
-    assert not shares[0] & shares[1] and [len(s) for s in shares] == [4, 3]
-    assert shares[0] | shares[1] == {*NAMES, "bad.png"}
-    assert [e["target"] for e in lines(out) if e["status"] == "error"] == ["bad.png"]
-    assert main(arguments(weights, tree, out, "--resume")) == 1
-    (out / "manifest.jsonl").unlink()
-    # One process alone goes on where the two stopped: only the failure is tried again.
-    before = results(out)
-    (tree / "bad.png").write_bytes((tree / "a.png").read_bytes())
-    assert main(arguments(weights, tree, out, "--resume")) == 0
-    assert [e["target"] for e in read_lines(out / "manifest.jsonl")] == ["bad.png"]
-    assert before.items() <= results(out).items()
 
 
 def test_killed_and_resumed(
@@ -182,31 +153,19 @@ def test_recursive_plan(tree: Path, tmp_path: Path) -> None:
         plan_files([str(tree / "day" / "one")], tmp_path / "x.png", recursive=True)
 
 
-def test_share() -> None:
-    assert Share.of_environment({}) == Share(0, 1, 0)
-    assert Share.of_environment({"LOCAL_RANK": "3"}) == Share(0, 1, 0)
-    third = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    assert Share.of_environment(third) == Share(5, 8, 1)
-    jobs = [(Path(str(n)), Path("out", str(n))) for n in range(11)]
-    taken = [job for rank in range(4) for job in Share(rank, 4).take(jobs)]
-    assert sorted(taken) == sorted(jobs)
-    alone, beyond, word = {"RANK": "1"}, {"RANK": "2"}, {"RANK": "x"}
-    for wrong in (alone, beyond | {"WORLD_SIZE": "2"}, word | {"WORLD_SIZE": "2"}):
-        with pytest.raises(ValueError, match="Start with torchrun"):
-            Share.of_environment(wrong)
-
-
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    share = Share(5, 8, 3)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert share.device(None) is None
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert share.device(None) == share.device("cuda") == "cuda:3"
-    assert share.device("cpu") == "cpu" and share.device("cuda:1") == "cuda:1"
-    assert Share().device(None) is None
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert share.device(None) == "cuda:1"
+def test_manifests_of_earlier_versions_count(
+    weights: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their processes wrote one file each."""
+    out = tmp_path / "out"
+    assert main(arguments(weights, tree, out)) == 0
+    entries = (out / "manifest.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (out / "manifest.jsonl").unlink()
+    for rank in (0, 1):
+        (out / f"manifest-{rank}.jsonl").write_text("".join(entries[rank::2]), "utf-8")
+    assert main(arguments(weights, tree, out, "--resume")) == 0
+    assert "6 pictures, 6 were finished before, 0 failed" in capsys.readouterr().out
+    assert not (out / "manifest.jsonl").exists()
 
 
 def test_errors_say_what_to_do(
@@ -216,12 +175,13 @@ def test_errors_say_what_to_do(
     one = ["restore", str(tree / "a.png"), "-i", "derain", "--model", str(weights), "--resume"]
     assert main([*one, "-o", str(tmp_path / "x.png")]) == 1
     assert "expected a folder for the pictures and their manifest" in capsys.readouterr().err
-    monkeypatch.setenv("RANK", "0")
-    assert main(arguments(weights, tree, tmp_path / "out")) == 1
-    assert "Found RANK=0 in the environment" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(arguments(weights, tree, tmp_path / "out", "--compare", tmp_path / "s.png")) == 1
-    assert "--compare: found 2 processes" in capsys.readouterr().err
+    assert main(arguments(weights, tree, tmp_path / "out")) == 1
+    assert "Found WORLD_SIZE=2" in (said := capsys.readouterr().err) and "--ray" in said
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    given = arguments(weights, tree, tmp_path / "out", "--compare", tmp_path / "s.png", "--ray")
+    assert main(given) == 1
+    assert "--compare: found --ray" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not (tmp_path / "x.png").exists()
 
 
@@ -234,6 +194,7 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
             path.write_bytes(b"x")
     except OSError:
         pytest.skip("this file system knows only names in Unicode")
-    Manifest(tmp_path / "out", {}, Share()).add(source, target, status="ok")
-    assert Manifest(tmp_path / "out", {}, Share()).is_finished(source, target)
-    assert not Manifest(tmp_path / "out", {"strength": 1}, Share()).is_finished(source, target)
+    found = stamps(source, target)
+    Manifest(tmp_path / "out", {}).add(source, target, status="ok", **found)
+    assert Manifest(tmp_path / "out", {}).is_finished(source, target)
+    assert not Manifest(tmp_path / "out", {"strength": 1}).is_finished(source, target)

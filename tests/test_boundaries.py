@@ -42,7 +42,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, instructir_core; "
         "print([m for m in ('transformers', 'huggingface_hub', 'scipy', 'torchvision', "
-        "'onnx', 'av', 'instructir_core.training') if m in sys.modules])"
+        "'onnx', 'av', 'ray', 'instructir_core.training') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120

@@ -31,8 +31,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
 def picture(path: Path, size: tuple[int, int] = (12, 9), **options: Any) -> Path:

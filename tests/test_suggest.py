@@ -82,7 +82,7 @@ def test_a_batch_gets_one_suggestion(restorer: Restorer) -> None:
     assert found.severities["noise"] == 0.2  # the median: one black frame decides nothing
     assert found.report == ("a little noise; nothing else found (frames 11, 31, 51, 71, 91 of 100)")
     told(restorer, *rising)
-    assert restorer.suggest(video[:2]).report == "nothing found (all 2 frames)"
+    assert restorer.suggest(video[:2]).report == "nothing found (2 frames)"
     kept = video.clone()
     assert torch.equal(video, kept)
 

@@ -60,7 +60,7 @@ def test_what_is_suggested_is_restored(
     assert [i.text for i in instruction] == sentences.splitlines()
     assert shown == ["strong noise, dark"]
     assert report.splitlines() == [
-        "strong noise, dark; left aside: a little rain (all 3 frames)",
+        "strong noise, dark; left aside: a little rain (3 frames)",
         f"- {TASKS['noise'].prompt}",
         f"- {TASKS['lol'].prompt}",
     ]
@@ -78,7 +78,7 @@ def test_nothing_suggested_flows_through(
     tell(managed, {})
     output = nodes.suggest.execute(managed, IMAGE, 2)
     instruction, sentences, report = output.values
-    assert instruction == () and sentences == "" and shown == ["nothing found (all 3 frames)"]
+    assert instruction == () and sentences == "" and shown == ["nothing found (3 frames)"]
     assert "Restore Image leaves the picture as it is." in report and output.ui["text"] == (report,)
     assert nodes.restore.check_lazy_status(managed, instruction, 1.0) == []
     result, said = restore(nodes, managed, IMAGE, instruction)
