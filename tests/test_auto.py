@@ -1,4 +1,4 @@
-"""restore -i auto, --guard and sheet on the command line, by a diagnosis that measures two things."""
+"""restore -i auto, --guard and sheet, by a diagnosis that measures noise and darkness."""
 
 from __future__ import annotations
 
