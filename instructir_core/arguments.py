@@ -88,6 +88,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         help="a file whose reading of pictures takes the place of the network file's",
     )  # fmt: skip
     convert.add_argument("--half", action="store_true", help="store as float16")
+    convert.add_argument("--version", help="of the weights, for manifests and `models info`")
     convert.set_defaults(run=run["convert"])
     info = actions.add_parser("info", help="what a weight file holds")
     info.add_argument("model", help="mini, 7d or a path")

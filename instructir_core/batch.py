@@ -365,7 +365,9 @@ def restore_job(
     begun = time.perf_counter()
     restored, clip, error = None, None, None
     notes: tuple[str, ...] = ()
-    details: dict[str, Any] = {"model": restorer.name, "device": str(restorer.device)}
+    details: dict[str, Any] = {
+        "model": restorer.name, "version": restorer.version, "device": str(restorer.device),
+    }  # fmt: skip
     try:
         if source.suffix.lower() in video.FORMATS:
             asked = choice.before(stills(source)) if choice.looks else choice.instructions

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError  # nosec B403: tensors and nothing else are unpickled
 from typing import Any
 
 import torch
@@ -50,6 +49,11 @@ class Checkpoint:
     tasks: tuple[str, ...] = OFFICIAL_TASKS
     provenance: dict[str, Any] = field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+
+    @property
+    def version(self) -> str:
+        """Of the weights, as whoever released them counts; "" where the file tells none."""
+        return brief(self.provenance.get("version", ""), 20)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -165,13 +169,13 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # The released head was saved on a CUDA device: without map_location a CPU fails.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as exc:
-        raise ValueError(
-            f"{path}: found a pickle that is damaged or holds more than tensors, possibly code; "
-            "expected plain tensors. It was not run. Get the weights from a source you trust, "
-            "best as .safetensors."
-        ) from exc
     except Exception as exc:  # truncated archives raise RuntimeError, EOFError, KeyError, ...
+        if type(exc).__name__ == "UnpicklingError":
+            raise ValueError(
+                f"{path}: found a pickle that is damaged or holds more than tensors, possibly "
+                "code; expected plain tensors. It was not run. Get the weights from a source you "
+                "trust, best as .safetensors."
+            ) from exc
         raise ValueError(
             f"{path}: found a damaged or cut-off PyTorch file ({type(exc).__name__}: "
             f"{brief(exc)}); expected complete weights. Download it again."
@@ -366,13 +370,14 @@ def convert(
     reader_path: Path | None = None,
     diagnosis_path: Path | None = None,
     half: bool = False,
+    version: str | None = None,
 ) -> Path:
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
     ``reader_path`` is a file of ours whose sentence encoder and head are taken in place of the
-    network file's, ``diagnosis_path`` one whose diagnosis is. Raises ValueError when ``out`` is one
-    of the inputs or has another suffix, when both head and reader are given, when there is no
-    reader or diagnosis in its file, and as `load`.
+    network file's, ``diagnosis_path`` one whose diagnosis is; ``version`` is what these weights are
+    released as. Raises ValueError when ``out`` is one of the inputs or has another suffix, when both
+    head and reader are given, when there is no reader or diagnosis in its file, and as `load`.
     """
     paths = (network_path, head_path, reader_path, diagnosis_path)
     sources = [p for p in paths if p is not None]
@@ -395,6 +400,8 @@ def convert(
         "converted_from": [{"file": p.name, "sha256": sha256(p)} for p in sources]
     }
     provenance.setdefault("name", network_path.stem)
+    if version is not None:
+        provenance["version"] = version
     dtype = torch.float16 if half else None
     diagnosis = source.diagnosis if diagnosis_path is None else load_diagnosis(diagnosis_path)
     save(out, source.network, head, tasks, encoder, provenance, dtype=dtype, diagnosis=diagnosis)

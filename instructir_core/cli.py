@@ -263,6 +263,7 @@ def _convert(options: argparse.Namespace) -> int:
         reader_path=options.reader,
         diagnosis_path=options.diagnosis,
         half=options.half,
+        version=options.version,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path)}")
     return 0

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import secrets
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass
+from os import environ
 from pathlib import Path
-from queue import Empty, Queue
-from typing import Any
+from urllib import request
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from safetensors import SafetensorError, safe_open
 
@@ -78,10 +77,10 @@ Progress = Callable[[int, int], None]
 
 def default_folder() -> Path:
     """Where downloaded models are kept: ``INSTRUCTIR_HOME``, else the user's cache folder."""
-    home = os.getenv("INSTRUCTIR_HOME")
+    home = environ.get("INSTRUCTIR_HOME")
     if home:
         return Path(home)
-    cache = os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "instructir"
 
 
@@ -211,49 +210,33 @@ def check_reachable(address: str, seconds: float = CONNECT_SECONDS) -> None:
     """Raise OSError unless a connection to the address, or its proxy, opens in this time.
 
     The Hub library tries for minutes where packets vanish. A slow network is not given up on: only
-    the connection counts, and every address of the name is tried at once.
+    the connection counts, and where one address of the name keeps silent the next is tried beside.
     """
     url = urlsplit(address)
-    proxy = getproxies().get(url.scheme)
-    if proxy and not proxy_bypass(url.hostname or ""):
+    proxy = request.getproxies().get(url.scheme)
+    if proxy and not request.proxy_bypass(url.hostname or ""):
         url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
     port = url.port or (443 if url.scheme == "https" else 80)
-    answers: Queue[OSError | int] = Queue()
-    """How many addresses there are; then, for each, 0 once it is connected, or why not."""
+    outcome: Future[None] = Future()
 
-    def connect(family: int, kind: int, protocol: int, place: tuple[Any, ...]) -> None:
-        try:
-            with socket.socket(family, kind, protocol) as connection:
-                connection.settimeout(seconds)
-                connection.connect(place)
-            answers.put(0)
-        except OSError as exc:
-            answers.put(exc)
+    async def open_one() -> None:
+        _, writer = await asyncio.open_connection(url.hostname, port, happy_eyeballs_delay=0.2)
+        writer.close()
 
-    def resolve() -> None:
+    def run() -> None:
         try:
-            found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
-        except OSError as exc:
-            answers.put(exc)
-            return
-        answers.put(len(found))
-        for family, kind, protocol, _, place in found:
-            connector = (family, kind, protocol, place)
-            threading.Thread(target=connect, args=connector, daemon=True).start()
+            asyncio.run(open_one())
+            outcome.set_result(None)
+        except BaseException as exc:
+            outcome.set_exception(exc)
 
     # In a thread, for a name server that does not answer cannot be timed out.
-    threading.Thread(target=resolve, daemon=True).start()
-    end, waiting, reason = time.monotonic() + seconds, 1, "no answer"
-    while waiting and (left := end - time.monotonic()) > 0:
-        try:
-            answer = answers.get(timeout=left)
-        except Empty:
-            break
-        if answer == 0:
-            return
-        waiting += answer - 1 if isinstance(answer, int) else -1
-        reason = reason if isinstance(answer, int) else str(answer)
-    raise OSError(f"no connection to {url.hostname}, port {port}: {reason}")
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        outcome.result(timeout=seconds)
+    except (OSError, FutureTimeoutError) as exc:
+        reason = str(exc) or "no answer"
+        raise OSError(f"no connection to {url.hostname}, port {port}: {reason}") from exc
 
 
 def _verify(path: Path, known: HubFile) -> None:

@@ -49,6 +49,8 @@ class Restorer:
     ) -> None:
         self.device, self.dtype, self.name, self.reader = torch.device(device), dtype, name, reader
         self.diagnosis = None if diagnosis is None else diagnosis.eval().to(self.device)
+        self.version = ""
+        """Of the weights; "" where their file tells none."""
         # channels_last: convolutions run up to twice as fast on CPUs and on tensor cores.
         self.network = network.eval().requires_grad_(False)
         self.network.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -85,10 +87,12 @@ class Restorer:
                     f"{wanted}, as the network takes. Choose the head it was trained with."
                 )
             reader = InstructionReader(loaded.text_encoder, loaded.head, loaded.tasks, loaded.name)
-        return cls(
+        restorer = cls(
             loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32,
             diagnosis=loaded.diagnosis,
         )  # fmt: skip
+        restorer.version = loaded.version
+        return restorer
 
     def plan(
         self,

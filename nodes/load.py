@@ -27,8 +27,8 @@ class LoadModel(io.ComfyNode):
                     options=host.model_names(),
                     default=host.BUNDLED_NAME,
                     tooltip=(
-                        "Bundled (works at once), official (100 MB from the Hub, once), or any "
-                        "file of your models/instructir folders."
+                        "Bundled (version 2, works at once), official (100 MB from the Hub, once), "
+                        "or any file of your models/instructir folders."
                     ),
                 ),
                 advanced(

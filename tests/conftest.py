@@ -28,7 +28,7 @@ def restorer() -> Restorer:
 def weights(tmp_path: Path) -> Path:
     network, head, encoder = tiny_parts()
     path = tmp_path / "tiny.safetensors"
-    checkpoint.save(path, network, head, CLASSES, encoder, {"name": "tiny"})
+    checkpoint.save(path, network, head, CLASSES, encoder, {"name": "tiny", "version": "7"})
     return path
 
 

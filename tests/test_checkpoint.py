@@ -78,6 +78,9 @@ def test_convert_gives_one_file_with_the_same_numbers(tmp_path: Path) -> None:
     )
     half = checkpoint.convert(network, tmp_path / "half.safetensors", head_path=head, half=True)
     assert half.stat().st_size < 0.6 * out.stat().st_size
+    assert Restorer.from_pretrained(out).version == ""
+    released = checkpoint.convert(out, tmp_path / "released.safetensors", version="3.1")
+    assert Restorer.from_pretrained(released).version == "3.1"
     with pytest.raises(ValueError, match="none of the inputs"):
         checkpoint.convert(out, out)
     with pytest.raises(ValueError, match="instruction head without an image network"):

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from instructir_core import checkpoint, official
+
 ROOT = Path(__file__).parent.parent
 NODES: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/host/object_info.json").read_text())
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -98,7 +100,9 @@ def test_help_is_everywhere(name: str) -> None:
         named = set(re.findall(r"^\| \*\*(\w+)\*\*", text, re.M))
         assert named == {*inputs, *node["output_name"]}, page
         assert "```" in text  # a minimal graph
-        for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+        assert pictures, page
+        for picture in pictures:
             assert (ROOT / "web/docs" / picture).is_file(), picture
 
 
@@ -121,3 +125,31 @@ def test_no_word_is_missing_or_stale(language: str) -> None:
                 assert words[name]["inputs"][key]["tooltip"] == spec[1]["tooltip"]
             for i, tip in enumerate(node["output_tooltips"]):
                 assert words[name]["outputs"][str(i)]["tooltip"] == tip
+
+
+def test_the_readme_knows_the_errors_by_their_words() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    table = text.partition("## When something goes wrong")[2].partition("\n## ")[0]
+    messages = re.findall(r"^\| `(.*?)` \|", table, re.M)
+    assert len(messages) > 5
+    sources = [
+        path.read_text("utf-8") for part in ("instructir_core", "nodes")
+        for path in (ROOT / part).glob("*.py")
+    ]  # fmt: skip
+    for message in messages:
+        parts = [part.strip() for part in message.split("...")]
+        assert any(all(part in source for part in parts) for source in sources), message
+
+
+def test_the_menu_tells_the_version_of_the_bundled_weights() -> None:
+    card = (ROOT / "instructir_core/weights/README.md").read_text("utf-8")
+    (version,) = re.findall(r"^The bundled model, version (\S+) of its weights", card, re.M)
+    for language in ("en", *LANGUAGES):
+        words = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
+        tooltip = words["InstructIR_LoadModel"]["inputs"]["model_name"]["tooltip"]
+        assert re.search(rf"\b(version|バージョン|버전|第) {version}\b", tooltip), language
+        assert "100 MB" in tooltip
+    told = checkpoint.load(official.MINI_FILE).version
+    if not told:
+        pytest.skip("the bundled file was converted without --version")
+    assert told == version

@@ -362,6 +362,28 @@ def test_before_and_after_side_by_side(nodes: SimpleNamespace) -> None:
         nodes.compare.execute(before.expand(2, -1, -1, -1), torch.rand(3, 40, 60, 3))
 
 
+def test_a_video_is_compared_by_a_few_frames_in_their_order(nodes: SimpleNamespace) -> None:
+    before = torch.linspace(0.1, 0.9, 24)[:, None, None, None].expand(24, 40, 160, 3)
+    after = torch.full((1, 40, 160, 3), 1.0)
+
+    def shown(**options: int) -> list[int]:
+        """Which frames are on the sheets, by their grey."""
+        sheets = values(nodes.compare.execute(before, after, "noise 97%", **options))
+        greys = (before[:, 0, 0, 0] * 255).round() / 255
+        counts = (sheets[..., None, :] == greys[:, None]).all(-1).sum((1, 2))
+        assert all(count.max() >= 40 * 160 for count in counts)
+        return [int(count.argmax()) for count in counts]
+
+    assert shown() == [0, 12, 23]
+    assert shown(frames=2) == [0, 23] and shown(frames=1) == [0]
+    assert shown(frames=0) == shown(frames=24) == shown(frames=100) == [*range(24)]
+    few = values(nodes.compare.execute(before, after))
+    some = values(nodes.compare.execute(before[:3], after))
+    assert few.shape[1] > some.shape[1]  # the frame is named where some are left out
+    with pytest.raises(ValueError, match="frames is -1; expected a number from 0"):
+        nodes.compare.execute(before, after, frames=-1)
+
+
 def test_a_sentence_in_parts_is_chained_and_shown(nodes: SimpleNamespace) -> None:
     restorer = values(nodes.load.execute("tiny.safetensors"))
     restorer.restorer.reader = WordReader()

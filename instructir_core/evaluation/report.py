@@ -431,6 +431,7 @@ def provenance(restorer: Restorer, weights: Path, **settings: Any) -> dict[str, 
         device += f", {torch.cuda.get_device_name(restorer.device)}"
     return {
         "model": restorer.name,
+        "version": restorer.version,
         "file": weights.name,
         "sha256": sha256(weights),
         "tasks": list(restorer.reader.tasks) if restorer.reader else [],

@@ -7,17 +7,23 @@ from typing import Any
 
 from host import Host
 
+PATIENCE = 120_000
+"""Milliseconds. Without a GPU, on a busy machine, it may draw less than a frame a second."""
+
 
 class Editor:
     def __init__(self, page: Any, host: Host, pictures: Path) -> None:
         self.page, self.host, self.pictures = page, host, pictures
+        page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{host.port}/")
         self.wait_until_up()
 
     def wait_until_up(self) -> None:
-        self.page.wait_for_function("window.app?.graph && window.app?.canvas", timeout=120_000)
+        self.page.wait_for_function(
+            "window.app?.graph && window.app?.canvas",
+        )
         # The graph is there before what the user sees is.
-        self.page.locator('[data-testid="queue-button"]').wait_for(timeout=120_000)
+        self.page.locator('[data-testid="queue-button"]').wait_for()
         self.page.wait_for_timeout(3000)
         self.page.keyboard.press("Escape")
 
@@ -35,14 +41,37 @@ class Editor:
     def open_template(self, name: str) -> None:
         """From the dialog, by clicking."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_text("instructir", exact=True).last.click(timeout=20_000)
+        self.page.get_by_text("instructir", exact=True).last.click()
         card = self.page.locator(f'[data-testid="template-workflow-{name}"]')
-        card.scroll_into_view_if_needed(timeout=20_000)
+        card.scroll_into_view_if_needed()
         card.click()
         self.page.wait_for_function(
-            "() => app.graph._nodes.some(n => n.type === 'InstructIR_BeforeAfter')", timeout=20_000
+            "() => app.graph._nodes.some(n => n.type === 'InstructIR_BeforeAfter')"
         )
         self.page.wait_for_timeout(1500)
+
+    def drop(self, path: Path) -> None:
+        """A file from the desktop onto the empty canvas, by the mouse."""
+        browser = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}  # 1: copy
+        for kind in ("dragEnter", "dragOver", "drop"):
+            where = {"type": kind, "x": 900, "y": 620, "data": data}
+            browser.send("Input.dispatchDragEvent", where)
+        browser.detach()
+        self.page.wait_for_function("() => app.graph._nodes.length > 0")
+        self.page.wait_for_timeout(2500)
+
+    def open_help(self, kind: str) -> None:
+        """The help page of the first node of a kind, its picture loaded."""
+        self.page.evaluate(
+            "kind => app.canvas.selectNode(app.graph._nodes.find(n => n.type === kind))", kind
+        )
+        self.page.wait_for_timeout(500)
+        self.page.locator('[data-testid="info-button"]').first.click()
+        self.page.wait_for_function(
+            """() => [...document.querySelectorAll('img[src*="/docs/"]')]
+                     .some(img => img.complete && img.naturalWidth > 300)"""
+        )
 
     def errors(self) -> str:
         """What the editor complains about; empty where it does not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from host import ROOT, Host
 sys.path.insert(0, str(Path(__file__).parent))
 from editor import Editor
 
+NODES = sorted(json.loads((ROOT / "tests/host/object_info.json").read_text()))
 TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 
 
@@ -36,6 +36,7 @@ def test_every_template_runs_on_the_first_click(editor: Editor, vue: bool) -> No
         editor.page.evaluate("() => app.graph.clear()")
         editor.open_template(name)
         assert not editor.errors(), (name, editor.errors())
+        editor.shoot(f"{'nodes2' if vue else 'canvas'} {name}, as opened")
         entry = editor.run()
         assert succeeded(entry), (name, entry["status"])
         (*_, last) = editor.nodes("InstructIR_BeforeAfter")
@@ -70,14 +71,8 @@ def test_a_sentence_typed_then_reloaded_then_dropped_back(editor: Editor, host: 
         output["images"][0] for output in entry["outputs"].values()
         if output.get("images", [{}])[0].get("type") == "output"
     )  # fmt: skip
-    content = (host.base / "output" / saved["subfolder"] / saved["filename"]).read_bytes()
     editor.page.evaluate("() => app.graph.clear()")
-    editor.page.evaluate(
-        """async data => { const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
-           await app.handleFile(new File([bytes], 'restored.png', {type: 'image/png'})); }""",
-        base64.b64encode(content).decode(),
-    )
-    editor.page.wait_for_timeout(2500)
+    editor.drop(host.base / "output" / saved["subfolder"] / saved["filename"])
     (say,) = editor.nodes("InstructIR_EncodeInstruction")
     assert say["values"]["text"] == "ノイズを取ってください"
     (restore,) = editor.nodes("InstructIR_RestoreImage")
@@ -134,18 +129,26 @@ def test_the_blueprint_is_found_and_runs(editor: Editor, host: Host) -> None:
     editor.shoot("blueprint")
 
 
-def test_help_opens(editor: Editor) -> None:
-    editor.page.evaluate("() => app.graph.clear()")
-    editor.open_template("01 Restore a photo")
-    editor.page.evaluate(
-        """() => { const node = app.graph._nodes.find(n => n.type === 'InstructIR_RestoreImage');
-           app.canvas.selectNode(node); }"""
-    )
-    editor.page.wait_for_timeout(500)
-    editor.page.locator('[data-testid="info-button"]').first.click(timeout=10_000)
-    editor.page.get_by_text("A minimal graph").first.wait_for(timeout=10_000)
-    editor.page.wait_for_timeout(1000)
-    editor.shoot("help")
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_every_help_page_opens_with_its_picture(editor: Editor, language: str) -> None:
+    editor.set("Comfy.Locale", language)
+    editor.page.reload()
+    editor.wait_until_up()
+    try:
+        for kind in NODES:
+            editor.page.evaluate("() => app.graph.clear()")
+            editor.page.evaluate(
+                """kind => { const node = LiteGraph.createNode(kind); node.pos = [300, 300];
+                   app.graph.add(node); }""",
+                kind,
+            )
+            editor.open_help(kind)
+            page = f"{kind}.md" if language == "en" else f"{kind}/{language}.md"
+            text = (ROOT / "web/docs" / page).read_text("utf-8")
+            editor.page.get_by_text(text.splitlines()[0][:12]).first.wait_for()
+            editor.shoot(f"help {language} {kind}")
+    finally:
+        editor.set("Comfy.Locale", "en")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ MODELS = {
 SIZES = {
     "InstructIR_LoadModel": (320, 90), "InstructIR_EncodeInstruction": (320, 220),
     "InstructIR_RestoreImage": (320, 220), "InstructIR_SamplePicture": (320, 60),
-    "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (620, 400),
-    "InstructIR_SuggestInstruction": (320, 130), "InstructIR_TryAllInstructions": (860, 520),
+    "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (560, 400),
+    "InstructIR_SuggestInstruction": (320, 130), "InstructIR_TryAllInstructions": (640, 400),
     "PreviewAny": (320, 140), "SaveImage": (320, 300), "SaveVideo": (320, 340),
-    "ImageCompare": (520, 480), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 90),
+    "ImageCompare": (560, 400), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 110),
     "CreateVideo": (320, 110), "UpscaleModelLoader": (320, 60), "ImageScaleBy": (320, 90),
     "ImageUpscaleWithModel": (320, 60), "CheckpointLoaderSimple": (320, 100),
     "CLIPTextEncode": (320, 110), "VAEEncode": (320, 60), "VAEDecode": (320, 60),
@@ -94,7 +94,7 @@ def compare(
     output: int = 1,
 ) -> Node:
     links = {"before": (before, 0), "after": (after, 0), "read": (read, output)}
-    return Node("InstructIR_BeforeAfter", column, (768,), links)
+    return Node("InstructIR_BeforeAfter", column, (768, 3), links)
 
 
 def words(source: str = "say", column: int = 2, output: int = 1) -> Node:
@@ -133,10 +133,10 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say": encode("the colours of this old print have faded", preset="enhance colours"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "slider": Node(
             "ImageCompare", 3, (), {"image_a": ("image", 0), "image_b": ("restore", 0)}
         ),
-        "compare": compare(column=4),
     },
     "03 Several things at once": {
         "load": load_model(),
@@ -148,7 +148,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "say1": encode("this is far too dark, brighten it"),
         "say2": encode("now remove the noise", 2, previous="say1"),
         "restore": restore(instruction="say2", column=3),
-        "read": words("say1", 2),
+        "read1": words("say1", 2),
+        "read2": words("say2", 3),
         "compare": compare(column=4, read="say2"),
         "save": save(column=4),
     },
@@ -165,6 +166,7 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "restore2": restore("restore1", "say2", 3),
         "say3": encode("make the colours more vivid", 3),
         "restore3": restore("restore2", "say3", 4, strength=0.7),
+        "read": words("say3", 4),
         "compare1": compare("image", "restore1", 5, read="say1"),
         "compare": compare("image", "restore3", 5, read="say3"),
     },
@@ -176,8 +178,8 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "but no memory on the GPU.\n\n**Your own video:** put Load Video in the place of "
             "Sample Video."
         ),
-        "frames": Node("GetVideoComponents", 1, (), {"video": ("video", 0)}),
         "say": encode("remove the noise from the footage"),
+        "frames": Node("GetVideoComponents", 1, (), {"video": ("video", 0)}),
         "restore": restore("frames"),
         "read": words(),
         "join": Node(
@@ -194,12 +196,13 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "### Clean first, then enlarge\nAn upscaler takes noise for detail and draws it large."
             "\n\nThe grey nodes need a model: **RealESRGAN_x4plus.safetensors**, about 65 MB, from "
             "[Comfy-Org/Real-ESRGAN_repackaged](https://huggingface.co/Comfy-Org/Real-ESRGAN_"
-            "repackaged), into `models/upscale_models`. Once it is there, select them and press "
+            "repackaged), into *models/upscale_models*. Once it is there, select them and press "
             "**Ctrl+M**. Until then you see the restored page." + YOURS
         ),
         "say": encode("clean up the grain"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "upscaler": Node("UpscaleModelLoader", 2, ("RealESRGAN_x4plus.safetensors",), asleep=True),
         "upscale": Node(
             "ImageUpscaleWithModel", 3, (),
@@ -208,7 +211,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "half": Node(
             "ImageScaleBy", 4, ("lanczos", 0.5), {"image": ("upscale", 0)}, asleep=True
         ),
-        "compare": compare(column=5),
         "save": save("half", 5, "upscaled", asleep=True),
     },
     "07 Restore before image to image": {
@@ -218,13 +220,14 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "### A clear picture to start from\nThe diffusion model then needs little *denoise*, "
             "and the scene stays itself.\n\nThe grey nodes need a model: **v1-5-pruned-emaonly-"
             "fp16.safetensors**, about 2.1 GB, from [Comfy-Org/stable-diffusion-v1-5-archive]"
-            "(https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive), into `models/"
-            "checkpoints`. Once it is there, select them and press **Ctrl+M**. Until then you see "
+            "(https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive), into *models/"
+            "checkpoints*. Once it is there, select them and press **Ctrl+M**. Until then you see "
             "the restored picture." + YOURS
         ),
         "say": encode("clear the haze"),
         "restore": restore(),
         "read": words(),
+        "compare": compare(),
         "checkpoint": Node(
             "CheckpointLoaderSimple", 2, ("v1-5-pruned-emaonly-fp16.safetensors",), asleep=True
         ),
@@ -247,7 +250,6 @@ EXAMPLES: dict[str, dict[str, Node]] = {
         "decode": Node(
             "VAEDecode", 5, (), {"samples": ("sample", 0), "vae": ("checkpoint", 2)}, asleep=True
         ),
-        "compare": compare(column=6),
         "save": save("decode", 6, "image_to_image", asleep=True),
     },
     "08 Without a word": {
@@ -272,15 +274,15 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "each thing seems and how much was changed; the best guess has a frame. Then choose: "
             "the *preset* of Encode Instruction restores the whole picture." + YOURS
         ),
+        "say": encode("clear the haze", preset="remove haze"),
         "try": Node(
             "InstructIR_TryAllInstructions", 1, (512,),
             {"restorer": ("load", 0), "image": ("image", 0)},
         ),
-        "say": encode("clear the haze", 2, preset="remove haze"),
-        "restore": restore(column=3),
-        "read": words(column=3),
-        "compare": compare(column=4),
-        "save": save(column=4),
+        "restore": restore(),
+        "read": words(),
+        "compare": compare(),
+        "save": save(),
     },
 }  # fmt: skip
 """File name -> nodes, from the top of their columns down; the order is that of a lesson."""

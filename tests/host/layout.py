@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from examples import COLOURS, MODELS, SIZES, Node
 from workflows import SKIPPED, is_widget
 
-GUTTER, GAP, TITLE = 140, 60, 30
+GUTTER, GAP, TITLE = 110, 60, 30
 """Pixels between columns, between nodes of one column, and above each node for its title."""
 MUTED = 2
 SLOT = 20
+READABLE = 0.6
+"""The canvas draws no letters where it is zoomed out further."""
+WINDOW = 1600
+"""Pixels of the editor that a graph may cover when it is opened, where that leaves it readable."""
 
 
 def slot_y(node: dict[str, Any], index: int) -> float:
@@ -22,21 +27,30 @@ def size_of(node: Node) -> tuple[int, int]:
     """A note is as high as its text is long."""
     width, height = SIZES[node.kind]
     if node.kind in SKIPPED:
-        height = 100 + 20 * sum(1 + len(line) // 52 for line in node.widgets[0].splitlines())
+        seen = re.sub(r"\]\(.*?\)", "", node.widgets[0])  # without the addresses of links
+        height = 24 + 16 * sum(1 + len(line) // 52 for line in seen.splitlines())
     return width, height
 
 
 def places(nodes: dict[str, Node]) -> tuple[dict[str, tuple[int, int]], list[int]]:
-    """Top left corner of each node, and the x of each gutter's middle, left of its column."""
+    """Top left corner of each node, and the x of each gutter's middle, left of its column.
+
+    What is asleep stands below the rest, so that one sees what runs and where it would go on.
+    """
     widths = [0] * (1 + max(node.column for node in nodes.values()))
     for node in nodes.values():
         widths[node.column] = max(widths[node.column], size_of(node)[0])
     lefts = [sum(widths[:c]) + GUTTER * c for c in range(len(widths))]
     heights = [0] * len(widths)
     corners = {}
-    for name, node in nodes.items():
-        corners[name] = (lefts[node.column], heights[node.column])
-        heights[node.column] += size_of(node)[1] + TITLE + GAP
+    for asleep in (False, True):
+        band = {name: node for name, node in nodes.items() if node.asleep == asleep}
+        if asleep and band:
+            first = min(node.column for node in band.values())
+            heights[first:] = [max(heights[first:])] * len(heights[first:])
+        for name, node in band.items():
+            corners[name] = (lefts[node.column], heights[node.column])
+            heights[node.column] += size_of(node)[1] + TITLE + GAP
     return corners, [left - GUTTER // 2 for left in lefts]
 
 
@@ -101,6 +115,15 @@ def properties(node: Node, version: str) -> dict[str, Any]:
         file = node.widgets[0]
         found["models"] = [{"name": file, "url": f"{address}/{file}", "directory": directory}]
     return found
+
+
+def opening(nodes: dict[str, Node], workflow: dict[str, Any]) -> dict[str, Any]:
+    """Zoom and place that the editor opens the graph with: as a whole where it stays readable."""
+    corners, _ = places(nodes)
+    right = max(corners[name][0] + size_of(node)[0] for name, node in nodes.items())
+    top = min([-TITLE, *(reroute["pos"][1] for reroute in workflow["extra"].get("reroutes", []))])
+    scale = round(min(0.8, max(READABLE, WINDOW / right)), 2)
+    return {"scale": scale, "offset": [round(90 / scale), round(110 / scale) - top]}
 
 
 def routes(nodes: dict[str, Node], links: list[list[Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from blueprint import NAME, blueprint
 from examples import EXAMPLES
 from host import ROOT, Host, find_host
-from layout import layout
+from layout import layout, opening
 from PIL import Image
 from workflows import to_api
 
@@ -63,6 +63,7 @@ def main() -> None:
             path.write_text(json.dumps(blueprint(host.object_info, VERSION), indent=1) + "\n")
             for name, nodes in EXAMPLES.items():
                 workflow = layout(nodes, host.object_info, VERSION)
+                workflow["extra"]["ds"] = opening(nodes, workflow)
                 path = FOLDER / f"{name}.json"
                 path.write_text(json.dumps(workflow, indent=1) + "\n", "utf-8")
                 pictures = before_and_after(host, to_api(workflow, host.object_info))

@@ -134,6 +134,16 @@ def test_nodes_are_what_saved_workflows_expect(host: Host) -> None:
     assert found == json.loads(SNAPSHOT.read_text())
 
 
+def test_what_people_type_finds_the_nodes(host: Host) -> None:
+    restore, loader = (host.object_info[f"InstructIR_{n}"] for n in ("RestoreImage", "LoadModel"))
+    if not restore.get("search_aliases"):
+        pytest.skip("this host's search knows no other words")
+    typed = "old photo|fix|repair|clean|noise|rain|fog|grain|colour|color|night|super resolution|upscale photo"  # noqa: E501
+    assert {*typed.split("|"), "InstructIRProcess"} <= set(restore["search_aliases"])
+    assert "LoadInstructIRModel" in loader["search_aliases"]
+    assert restore.get("essentials_category", "Image Tools") == "Image Tools"
+
+
 def test_restore_equals_the_core(host: Host) -> None:
     run = host.run(simple())
     assert run.succeeded, run.error
