@@ -133,6 +133,8 @@ class Diagnosis(nn.Module):
         # To the colours of each pixel comes what sets it apart from its neighbours.
         self.view_tower = _tower(6, config.widths)
         self.crop_tower = _tower(6, config.widths)
+        # Statistics less their mean, in units of their spread over the samples of training.
+        self.register_buffer("usual", torch.zeros(2, _VIEW_STATISTICS + _CROP_STATISTICS))
         seen = 2 * config.widths[-1]
         wide = seen + _VIEW_STATISTICS + 3 * (seen + _CROP_STATISTICS)
         self.judge = nn.Sequential(
@@ -141,6 +143,9 @@ class Diagnosis(nn.Module):
             nn.Dropout(0.1),
             nn.Linear(config.hidden, len(config.tasks)),
         )
+
+    usual: Tensor
+    """(2, S + D): mean, and logarithm of the spread, of the view's and the crops' statistics."""
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -155,6 +160,10 @@ class Diagnosis(nn.Module):
         (B, N, D) are `view_statistics` and `crop_statistics` of them.
         """
         batch, count = crops.shape[:2]
+        mean, spread = self.usual[0], self.usual[1].exp()
+        own = whole.shape[1]
+        whole = (whole - mean[:own]) / spread[:own]
+        detail = (detail - mean[own:]) / spread[own:]
         seen = _pooled(self.crop_tower, crops.flatten(0, 1)).reshape(batch, count, -1)
         local = torch.cat([seen, detail], dim=2)
         pooled = [local.mean(dim=1), local.amax(dim=1), local.amin(dim=1)]
@@ -193,18 +202,32 @@ class Diagnosis(nn.Module):
 def _tower(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.ReLU()]
+        layer = nn.Conv2d(inputs, width, 3, stride=2, padding=1)
+        # PyTorch's own start halves what is seen in each layer, and training is short.
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        layers += [layer, nn.ReLU()]
         inputs = width
     return nn.Sequential(*layers)
 
 
 def _pooled(tower: nn.Sequential, pictures: Tensor) -> Tensor:
     """(B, 3, S, S) -> mean and deviation of each of the tower's channels, (B, 2 C)."""
-    # Differences of a level or two tell noise and compression: made larger, they are seen.
-    fine = 8.0 * (pictures - _mean3(pictures))
-    maps = tower(torch.cat([pictures - 0.5, fine.clamp(-2.0, 2.0)], dim=1)).flatten(2)
+    maps = tower(_with_detail(pictures)).flatten(2)
     deviation = (maps.var(dim=2, unbiased=False) + 1e-6).sqrt()
     return torch.cat([maps.mean(dim=2), deviation], dim=1)
+
+
+def _with_detail(pictures: Tensor) -> Tensor:
+    """(B, 3, S, S) -> (B, 6, S, S): colours, and what sets each pixel apart from the mean of
+    those around it; differences of a level or two tell noise, so they are made larger."""
+    seen = torch.zeros_like(pictures).repeat(1, 2, 1, 1)
+    torch.sub(pictures, 0.5, out=seen[:, :3])
+    # Sums of slices take a fifth of the time of pooling.
+    rows = pictures[..., :-2] + pictures[..., 1:-1] + pictures[..., 2:]
+    around = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
+    fine = (pictures[..., 1:-1, 1:-1] - around / 9.0) * 8.0
+    seen[:, 3:, 1:-1, 1:-1] = fine.clamp_(-2.0, 2.0)
+    return seen
 
 
 def _mean3(maps: Tensor) -> Tensor:

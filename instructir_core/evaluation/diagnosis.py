@@ -23,6 +23,7 @@ from ..diagnose import severity
 from ..guard import Guard
 from ..instruction import Instruction
 from ..pipeline import Restorer
+from ..suggest import Suggestion
 from ..tasks import NO_TASK, TASKS
 from ..training.diagnosis_training import Sample, Sources, draw_sample
 from ..training.streams import Stream, stream
@@ -114,6 +115,12 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
 
 
+def _tasks(suggestion: Suggestion) -> list[str]:
+    """What is suggested, in the order to carry out."""
+    named = {known.prompt: task for task, known in TASKS.items()}
+    return [named[sentence] for sentence in suggestion.sentences]
+
+
 def _plain(held: Sources, number: int, count: int, task: str | None = None) -> Iterator[Sample]:
     """Samples all of whose degradations are `PLAIN`."""
     for attempt in range(10_000):
@@ -133,7 +140,7 @@ def single(restorer: Restorer, held: Sources, count: int, findings: Findings) ->
         samples = islice(_plain(held, number, 1, task), count)
         for index, sample in enumerate(tqdm(samples, task, count, leave=False)):
             suggestion = restorer.suggest(_tensor(sample.picture), 1)
-            read = suggestion.instructions[0].task if suggestion.instructions else NO_TASK
+            (read,) = _tasks(suggestion) or [NO_TASK]
             before = psnr(sample.picture, sample.clean)
             after, warned = _all(restorer, sample, sentences)
             gap = max(after.values()) - after.get(read, before)
@@ -181,7 +188,7 @@ def composed(restorer: Restorer, held: Sources, count: int, findings: Findings) 
     for number in tqdm(range(count), "two composed", leave=False):
         sample = next(_plain(held, number, 2))
         suggestion = restorer.suggest(_tensor(sample.picture), 2)
-        read = [instruction.task for instruction in suggestion.instructions]
+        read = _tasks(suggestion)
         both.append(set(read) == set(sample.tasks))
         if both[-1]:
             ordered.append(read == [*reversed(sample.tasks)])
@@ -199,7 +206,7 @@ def nothing(restorer: Restorer, name: str, pictures: Iterator[Pixels], findings:
     right, read = [], Counter[str]()
     for index, pixels in enumerate(tqdm(pictures, name, leave=False)):
         suggestion = restorer.suggest(_tensor(pixels), 2)
-        tasks = [instruction.task for instruction in suggestion.instructions]
+        tasks = _tasks(suggestion)
         right.append(not tasks)
         read.update(tasks)
         said = "+".join(tasks) or NO_TASK
@@ -233,7 +240,7 @@ def known(restorer: Restorer, images: ImageSet, limit: int | None, findings: Fin
     for pair in tqdm(islice(images, limit), images.name, count, leave=False):
         picture = _tensor(pair.degraded)
         suggestion = restorer.suggest(picture, 2)
-        tasks = [instruction.task for instruction in suggestion.instructions]
+        tasks = _tasks(suggestion)
         first = max(tasks, key=suggestion.severities.__getitem__, default=NO_TASK)
         right.append(first == images.task)
         row = Row("suggest", images.name, images.task, pair.name, read_as="+".join(tasks))

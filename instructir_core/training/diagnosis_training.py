@@ -306,8 +306,11 @@ def learn(
     """
     rng = stream(seed, Stream.DIAGNOSES, 0, 1)
     torch.manual_seed(seed)
+    if not diagnosis.usual.any():
+        diagnosis.usual.copy_(usual(lessons))
     mean = copy.deepcopy(diagnosis).requires_grad_(False)
     diagnosis.train().requires_grad_(True)
+    diagnosis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(diagnosis.parameters(), learning_rate, weight_decay=0.02)
     started, losses = time.monotonic(), list[float]()
     order, place = rng.permutation(len(lessons)), 0
@@ -326,8 +329,9 @@ def learn(
         view, pieces, whole, detail, answers = lessons.batch(rows, crops)
         if rng.random() < 0.5:
             view, pieces = view.flip(-1), pieces.flip(-1)
-        logits = diagnosis(view, pieces, whole, detail)
-        loss = _loss(logits, answers)
+        with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know it
+            logits = diagnosis(view, pieces, whole, detail)
+        loss = _loss(logits.float(), answers)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(diagnosis.parameters(), 1.0)
@@ -342,6 +346,14 @@ def learn(
     diagnosis.load_state_dict(mean.state_dict())
     diagnosis.eval().requires_grad_(False)
     return losses
+
+
+def usual(lessons: Lessons) -> Tensor:
+    """Mean, and logarithm of the spread, of each statistic: `Diagnosis.usual`."""
+    parts = [lessons.whole, lessons.detail.flatten(0, 1)]
+    means = torch.cat([part.mean(dim=0) for part in parts])
+    spreads = torch.cat([part.std(dim=0) for part in parts])
+    return torch.stack([means, spreads.clamp_min(1e-3).log()])
 
 
 def _loss(logits: Tensor, answers: Tensor) -> Tensor:
