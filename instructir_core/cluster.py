@@ -419,13 +419,14 @@ def _ray() -> Any:
 
 
 def _join(ray: Any, address: str) -> None:
-    """Connect to a cluster, or start one that only this machine can reach."""
+    """Connect to a cluster, or start one that takes work from this process alone."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
+        # Its ports are open to the network, so they ask for a word that nobody else knows.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        ray.init(
-            LOCAL, num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
-        )
+        ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **quiet)
         return
     try:
         ray.init(address, **quiet)

@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A new name beside ``path``, for what will become it; `sweep` knows whose it is."""
-    return path.parent / f".{_mark(path)}{secrets.token_hex(4)}.tmp"
+    return hidden_name(path, "tmp", secrets.token_hex(4))
 
 
 def sweep(path: Path) -> None:
@@ -48,6 +48,11 @@ def sweep(path: Path) -> None:
     for left in path.parent.glob(f".{_mark(path)}*.tmp"):
         with suppress(OSError):
             left.unlink()
+
+
+def hidden_name(path: Path, suffix: str, more: str = "") -> Path:
+    """A name beside ``path`` that tells whose it is, however long that one is."""
+    return path.parent / f".{_mark(path)}{more}.{suffix}"
 
 
 def _mark(path: Path) -> str:

@@ -228,20 +228,21 @@ class Restorer:
         tile_size: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
-        steady: bool = False,
+        steady: bool | Averages = False,
     ) -> Iterator[Tensor]:
         """Restore (H, W, 3) frames one at a time, each as `restore` does, as they are asked for.
 
         A frame is taken from ``frames`` when the one before has been handed on, so memory stays
         that of one, however many there are. ``mask`` is one for all; ``progress`` is that of each
         frame. With ``steady`` the averages that steer the network are carried along a shot, see
-        `steady`. Instructions and settings are checked at once, frames as they come.
+        `steady`; `Averages` go on from where they are. Instructions and settings are checked at
+        once, frames as they come.
         """
         embeddings = self._embeddings(instructions)
         check_strength(strength)
         if tile_size is not None:
             check_tiles(tile_size, overlap)
-        averages = Averages() if steady else None
+        averages = steady if isinstance(steady, Averages) else Averages() if steady else None
 
         def restored() -> Iterator[Tensor]:
             for frame in frames:

@@ -7,6 +7,9 @@ them. Carried from frame to frame as an exponential mean they stay; at a cut the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,6 +35,20 @@ class Averages:
         self._new: dict[Place, Tensor] = {}
         self._colours: Tensor | None = None
         self._new_colours: Tensor | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON can hold it, which keeps float32 as it is."""
+        kept = [[place, average.tolist()] for place, average in self._kept.items()]
+        return {"kept": kept, "colours": None if self._colours is None else self._colours.tolist()}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Averages:
+        """Those that `state` told of."""
+        made = cls()
+        made._kept = {tuple(place): torch.tensor(average) for place, average in state["kept"]}
+        if state["colours"] is not None:
+            made._colours = torch.tensor(state["colours"])
+        return made
 
     def begin(self, frame: Tensor) -> bool:
         """Look at an (H, W, 3) frame in [0, 1]; True when it starts a shot.

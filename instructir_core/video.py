@@ -9,29 +9,37 @@ between YUV and RGB. A few frames are in memory at a time, however long the file
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-import secrets
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from . import __version__
+from .files import temporary_name
 from .instruction import Instruction
 from .pipeline import Restorer
 from .planes import Layout
+from .segments import Coded, Parts
+from .steady import Averages
 
 if TYPE_CHECKING:
     import av
 
+log = logging.getLogger(__name__)
+
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".webm": "webm", ".mkv": "matroska"}
 """Suffixes of the containers that are read, and written again as the same."""
 ENCODERS = {
-    "h264": ("libx264", {"crf": "16"}),
+    "h264": ("libx264", {"crf": "16", "mbtree": "0"}),
     "hevc": ("libx265", {"crf": "18", "x265-params": "log-level=error"}),
     "vp8": ("libvpx", {"crf": "6", "b": "20M"}),
     "vp9": ("libvpx-vp9", {"crf": "18", "b": "0", "row-mt": "1"}),
@@ -40,11 +48,19 @@ ENCODERS = {
     "ffv1": ("ffv1", {}),
 }
 """For a video's codec: what encodes it again, and at which quality. Restoring is done once, so
-these are near what the eye cannot tell from lossless."""
+these are near what the eye cannot tell from lossless. Without mbtree, because x264 with it codes
+equal frames differently from run to run where the CPU has AVX-512."""
 MISSING = 1.0
 """Seconds by which a whole file may end before it says."""
 
+SEGMENT_PIXELS = 128_000_000
+"""Of all frames of a segment, which is what a stop may cost: a minute or two on a CPU."""
+SEGMENT_FRAMES = (24, 250)
+"""Least and most of a segment: each starts with a whole picture, which takes the most bytes."""
+
 Progress = Callable[[int, int], None]
+Codec = tuple[str, dict[str, str]]
+"""The name of an encoder, and its options."""
 
 
 @dataclass(frozen=True)
@@ -84,36 +100,40 @@ def restore_video(
 ) -> Clip:
     """Restore every frame of a video file into another of the same kind.
 
-    ``progress(frames so far, frames in all or 0)`` runs after each and may raise to stop. The
-    target appears whole or not at all. Raises OSError where PyAV is missing or a file cannot be
-    read or written, and ValueError for what cannot be kept: another container, no video, HDR,
-    interlaced or transparent frames, a codec or pixel format without encoder, damaged frames.
+    It is done in segments, and stopped it keeps those that are finished: ``resume`` goes on after
+    them, to the same frames. ``progress(frames so far, frames in all or 0)`` runs after each and
+    may raise to stop. The target appears whole or not at all. Raises OSError where PyAV is missing
+    or a file cannot be read or written, and ValueError for what cannot be kept: another container,
+    no video, HDR, interlaced or transparent frames, a codec or pixel format without encoder,
+    damaged frames.
     """
     av = _pyav()
     _check_names(source, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    temporary, parts = temporary_name(target), None
     try:
-        with ExitStack() as stack:
-            reader = _Reader(stack.enter_context(av.open(str(source))), source)
-            writer = _Writer(
-                stack.enter_context(av.open(str(temporary), "w", format=_container(source))), reader
-            )
+        with av.open(str(source)) as container:
+            reader = _Reader(container, source)
+            codec = _encoder(reader)
+            settings = {"strength": strength, "tile_size": tile_size, "steady": steady}
+            key = _key(restorer, source, instructions) | settings | {"codec": codec}
+            parts = Parts(target, key, resume=resume)
+            before = parts.frames
+            averages = Averages.of_state(parts.state) if parts.state else Averages()
             restored = restorer.restore_frames(
-                reader.pictures(writer.copy), instructions,
-                strength=strength, tile_size=tile_size, steady=steady,
+                reader.pictures(skip=before), instructions,
+                strength=strength, tile_size=tile_size, steady=averages if steady else False,
             )  # fmt: skip
-            for number, pixels in enumerate(restored, 1):
-                writer.write(reader.frame, reader.planes, reader.picture, pixels)
-                if progress is not None:
-                    progress(number, reader.count)
-            writer.finish()
+            _encode(reader, codec, restored, parts, averages=averages, progress=progress)
+            left_out = _join(reader, codec, parts, temporary)
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
+        parts.discard()
     except BaseException as exc:
         with suppress(OSError):
             temporary.unlink()
+        _keep_or_discard(parts, target, exc)
         if isinstance(exc, av.FFmpegError) and exc.filename == str(temporary):
             raise OSError(
                 f"{target}: could not be written ({exc.strerror or exc}); expected a folder that "
@@ -125,7 +145,84 @@ def restore_video(
                 "expected a complete file. Get it again, or convert it with ffmpeg."
             ) from exc
         raise
-    return Clip(reader.frame.width, reader.frame.height, number, writer.left_out)
+    return Clip(reader.frame.width, reader.frame.height, parts.frames, left_out, before)
+
+
+def _key(
+    restorer: Restorer, source: Path, instructions: Instruction | Sequence[Instruction]
+) -> dict[str, Any]:
+    """What the frames of a result depend on, beside the settings."""
+    several = [instructions] if isinstance(instructions, Instruction) else [*instructions]
+    weights = hashlib.sha256()
+    for name, tensor in sorted(restorer.network.state_dict().items()):
+        weights.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+    status = source.stat()
+    return {
+        "version": __version__,
+        "source": [os.fspath(source.absolute()), status.st_size, status.st_mtime_ns],
+        "weights": weights.hexdigest(),
+        "precision": str(restorer.dtype),
+        "instructions": [[i.text, i.asks_nothing, i.embedding.flatten().tolist()] for i in several],
+        "segment": [SEGMENT_PIXELS, *SEGMENT_FRAMES],
+    }
+
+
+def _keep_or_discard(parts: Parts | None, target: Path, exc: BaseException) -> None:
+    """After a stop: segments are of use unless the video itself is to blame."""
+    if parts is None:
+        return
+    if parts.frames and not isinstance(exc, (ValueError, _pyav().FFmpegError)):
+        log.warning("%s: %d frames of it are kept; --resume goes on.", target, parts.frames)
+    else:
+        parts.discard()
+
+
+def _encode(
+    reader: _Reader,
+    codec: Codec,
+    restored: Iterator[Tensor],
+    parts: Parts,
+    *,
+    averages: Averages,
+    progress: Progress | None,
+) -> None:
+    """Write all restored frames, a segment at a time, each by an encoder of its own."""
+    size = SEGMENT_PIXELS // (reader.first.width * reader.first.height)
+    size = min(max(size, SEGMENT_FRAMES[0]), SEGMENT_FRAMES[1])
+    for first in restored:
+        with parts.segment() as segment:
+            encoder = _pyav().CodecContext.create(codec[0], "w")
+            _set_up(encoder, reader, codec)
+            number = 0
+            for number, pixels in enumerate(chain([first], islice(restored, size - 1)), 1):
+                for packet in encoder.encode(reader.encodable(pixels)):
+                    segment.add(packet)
+                if progress is not None:
+                    progress(parts.frames + number, reader.count)
+            for packet in encoder.encode(None):
+                segment.add(packet)
+            segment.finish(number, averages.state())
+
+
+def _join(reader: _Reader, codec: Codec, parts: Parts, place: Path) -> tuple[str, ...]:
+    """Write the file: the segments, and all other streams packet by packet as the source has them.
+
+    Returns the streams that were left out.
+    """
+    av = _pyav()
+    with (
+        av.open(str(reader.path)) as again,
+        av.open(str(place), "w", format=_container(reader.path)) as container,
+    ):
+        writer = _Writer(container, reader, codec)
+        coded = parts.packets()
+        for packet in again.demux([s for s in again.streams if s.type != "attachment"]):
+            if packet.stream.index == reader.stream.index:
+                writer.write(islice(coded, 1))
+            elif packet.dts is not None or packet.pts is not None:
+                writer.copy(packet)
+        writer.write(coded)
+    return writer.left_out
 
 
 def _pyav() -> Any:
@@ -174,7 +271,6 @@ class _Reader:
         self.stream.thread_type = "AUTO"
         self.count = self.stream.frames or self._guess()
         self._packets = container.demux([s for s in container.streams if s.type != "attachment"])
-        self._waiting: list[av.Packet] = []
         self._end = 0.0  # seconds that packets were found for
         self._frames = self._decoded()
         try:
@@ -199,31 +295,34 @@ class _Reader:
                 self._end = max(self._end, ends)
             if packet.stream is self.stream:
                 yield from packet.decode()
-            elif packet.dts is not None or packet.pts is not None:
-                self._waiting.append(packet)
 
-    def pictures(self, copy: Callable[[av.Packet], None]) -> Iterator[Tensor]:
-        """(H, W, 3) RGB in [0, 1] of every frame; ``copy`` is given what is not of the video.
+    def pictures(self, *, skip: int) -> Iterator[Tensor]:
+        """(H, W, 3) RGB in [0, 1] of every frame but the first ``skip``.
 
         ``frame``, ``planes`` and ``picture`` are those of the frame handed on last.
         """
-        frame: av.VideoFrame | None = self.first
-        while frame is not None:
+        for number, frame in enumerate(chain([self.first], self._frames)):
             self._check(frame)
-            while self._waiting:
-                copy(self._waiting.pop(0))
+            if number < skip:
+                continue
             self.frame, self.planes = frame, self.layout.read(frame)
             self.picture = self.layout.to_rgb(self.planes)
             yield self.picture
-            frame = next(self._frames, None)
-        while self._waiting:
-            copy(self._waiting.pop(0))
         said = ((self.container.duration or 0) + (self.container.start_time or 0)) / 1_000_000
         if self._end < said - MISSING:
             raise ValueError(
                 f"{self.path}: found nothing after {self._end:.1f} s; expected {said:.1f} s, as it "
                 "says itself. The file is cut off: get it again."
             )
+
+    def encodable(self, restored: Tensor) -> av.VideoFrame:
+        """The frame handed on last, with what was changed in its ``picture``."""
+        frame = self.frame
+        made = self.layout.write(self.layout.changed(self.planes, self.picture, restored))
+        made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
+        made.color_range, made.colorspace = frame.color_range, frame.colorspace
+        made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
+        return made
 
     def _check(self, frame: av.VideoFrame) -> None:
         when = f"{self.path}: at {float(frame.time or 0):.2f} s"
@@ -246,24 +345,35 @@ def _is_cover(stream: Any) -> bool:
     return "attached_pic" in str(stream.disposition)
 
 
-class _Writer:
-    """The same streams in another file: the video encoded anew, the others packet by packet."""
+def _set_up(context: Any, reader: _Reader, codec: Codec) -> None:
+    """An encoder for the frames of a video, the same each time."""
+    old, first = reader.stream, reader.first
+    context.width, context.height = first.width, first.height
+    context.pix_fmt = first.format.name
+    context.framerate = _rate(reader)
+    context.time_base = first.time_base or old.time_base
+    context.options = codec[1]
+    context.thread_type = "AUTO"
+    context.flags |= _pyav().codec.context.Flags.global_header
+    context.color_range, context.colorspace = first.color_range, first.colorspace
+    context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
+    if old.sample_aspect_ratio:
+        context.sample_aspect_ratio = old.sample_aspect_ratio
 
-    def __init__(self, container: Any, reader: _Reader) -> None:
-        self.container, self.layout = container, reader.layout
+
+def _rate(reader: _Reader) -> Any:
+    return reader.stream.average_rate or reader.stream.base_rate or 25
+
+
+class _Writer:
+    """The same streams in another file, packet by packet; those of the video are coded anew."""
+
+    def __init__(self, container: Any, reader: _Reader, codec: Codec) -> None:
+        self.container = container
         old, first = reader.stream, reader.first
-        codec, options = _encoder(reader)
-        self.stream = container.add_stream(codec, rate=old.average_rate or old.base_rate or 25)
-        context = self.stream.codec_context
-        context.width, context.height = first.width, first.height
-        context.pix_fmt = first.format.name
-        context.time_base = first.time_base or old.time_base
-        context.options = options
-        context.thread_type = "AUTO"
-        context.color_range, context.colorspace = first.color_range, first.colorspace
-        context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
-        if old.sample_aspect_ratio:
-            context.sample_aspect_ratio = old.sample_aspect_ratio
+        self.stream = container.add_stream(codec[0], rate=_rate(reader))
+        _set_up(self.stream.codec_context, reader, codec)
+        self.time_base = self.stream.codec_context.time_base
         if (matrix := _display_matrix(first)) is not None:
             self.stream.set_display_matrix(matrix)
         self.stream.metadata.update(_own_words(old.metadata))
@@ -291,24 +401,17 @@ class _Writer:
             packet.stream = self.others[packet.stream.index]
             self.container.mux(packet)
 
-    def write(
-        self, frame: av.VideoFrame, planes: Sequence[Tensor], before: Tensor, after: Tensor
-    ) -> None:
-        """A frame in the place of another, with what was changed between two RGB pictures."""
-        made = self.layout.write(self.layout.changed(planes, before, after))
-        made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
-        made.color_range, made.colorspace = frame.color_range, frame.colorspace
-        made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
-        for packet in self.stream.encode(made):
-            self.container.mux(packet)
-
-    def finish(self) -> None:
-        """What the encoder still holds."""
-        for packet in self.stream.encode(None):
+    def write(self, coded: Iterable[Coded]) -> None:
+        """Packets of the video."""
+        for one in coded:
+            packet = _pyav().Packet(one.data)
+            packet.stream, packet.time_base = self.stream, self.time_base
+            packet.pts, packet.dts, packet.duration = one.pts, one.dts, one.duration
+            packet.is_keyframe = one.keyframe
             self.container.mux(packet)
 
 
-def _encoder(reader: _Reader) -> tuple[str, dict[str, str]]:
+def _encoder(reader: _Reader) -> Codec:
     """The encoder for a video's own codec and pixel format, and its options."""
     av = _pyav()
     codec, pixel_format = reader.stream.codec_context.name, reader.first.format.name

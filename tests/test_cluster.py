@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from instructir_core import cluster, video
-from instructir_core.batch import plan_files
+from instructir_core import cluster, memory
 from instructir_core.cli import main
-from instructir_core.manifest import Manifest, read_lines
+from instructir_core.files import sha256, temporary_name
+from instructir_core.manifest import read_lines
 
 ROOT = Path(__file__).parent.parent
 COUNT = 40
@@ -90,6 +92,40 @@ def test_missing_package_is_named(
     assert main(arguments(weights, photos(tmp_path / "in", 1), tmp_path / "out", "--ray")) == 1
     assert 'pip install "instructir[ray]"' in capsys.readouterr().err
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_machines_that_are_not_alike(weights: Path, tmp_path: Path) -> None:
+    source = photos(tmp_path / "in", 1) / "000.png"
+    probe = tmp_path / "out" / ".probe"
+    probe.parent.mkdir()
+    probe.write_bytes(b"words")
+    work = cluster.Work(
+        str(weights), None, None, False, 1, (), {}, sha256(weights), probe, b"words",
+        ((source, source.stat().st_size),),
+    )  # fmt: skip
+    assert cluster.Worker().prepare(work, 2) is None
+    memory.share(1)
+    for change, words in (
+        ({"version": "0.0.1"}, "expected 0.0.1"),
+        ({"words": b"others"}, "another folder"),
+        ({"probe": tmp_path / "nowhere" / ".probe"}, "Mount the same storage"),
+        ({"samples": ((source, 1),)}, "no such file here"),
+        ({"samples": ((tmp_path / "none.png", 1),)}, "Mount the same storage"),
+        ({"weights_sha256": "0"}, "no weights here"),
+        ({"model": "nothing.safetensors"}, "no weights here"),
+    ):
+        said = cluster.Worker().prepare(replace(work, **change), 1)
+        assert said is not None and words in said and socket.gethostname() in said
+
+
+def test_memory_is_shared() -> None:
+    alone = memory.free_memory(torch.device("cpu"))
+    try:
+        memory.share(4)
+        part = memory.free_memory(torch.device("cpu"))
+    finally:
+        memory.share(1)
+    assert alone is None or (part is not None and part < alone / 2)
 
 
 def node(cpu: float, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
@@ -180,25 +216,72 @@ def test_a_node_that_dies_costs_nothing(
     assert f"{COUNT} pictures, {COUNT} were finished before" in capsys.readouterr().out
 
 
+class Mortal(cluster.Worker):
+    """Ends on one picture, as the kernel ends what takes too much memory."""
+
+    def restore(self, job: Any, resume: bool) -> Any:
+        if job[0].name == "003.png":
+            with (job[1].parent / "begun.txt").open("a") as file:
+                file.write("once\n")
+            (job[1].parent / temporary_name(job[1]).name).write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().restore(job, resume)
+
+
 @pytest.mark.ray
 def test_a_picture_that_ends_workers_is_reported(
     three: tuple[Any, list[Any]], weights: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    import ray
+
     found, _ = three
     folder, out = photos(tmp_path / "in", 6), tmp_path / "out"
-    deadly = folder / "003.png"
-
-    class Mortal(cluster.Worker):
-        """Ends as the kernel ends a process that takes too much memory."""
-
-        def restore(self, job: Any, resume: bool) -> Any:
-            if job[0].name == "003.png":
-                (job[1].parent / "begun.txt").open("a").write("once\n")
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().restore(job, resume)
-
     monkeypatch.setattr(cluster, "Worker", Mortal)
-    import cloudpickle_of_ray  # type: ignore[import-not-found]  # noqa: F401
-    jobs, _ = plan_files([str(folder)], out)
-    assert deadly in dict(jobs)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    assert main(arguments(weights, folder, out, "--ray", found.address, "--cores", "1")) == 1
+    said = capsys.readouterr()
+    assert "003.png: found that 2 workers ended on it" in said.err
+    assert "6 pictures, 1 failed" in said.out
+    assert (out / "begun.txt").read_text() == "once\nonce\n"
+    (out / "begun.txt").unlink()
+    told = {line["target"]: line["status"] for line in lines(out)}
+    assert told == {f"00{n}.png": "error" if n == 3 else "ok" for n in range(6)}
+    assert {p.name for p in out.iterdir()} == {*told, "manifest.jsonl"} - {"003.png"}
+    # A later run tries it again.
+    monkeypatch.undo()
+    assert main(arguments(weights, folder, out, "--ray", found.address, "--resume")) == 0
+    assert "6 pictures, 5 were finished before, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+def test_scaling(three: tuple[Any, list[Any]], weights: Path, tmp_path: Path) -> None:
+    """Pictures a second by one, two and three workers; printed, not judged: cores are shared."""
+    found, nodes = three
+    folder = photos(tmp_path / "in", 60, 128)
+    for count in (3, 2, 1):
+        out = tmp_path / f"out{count}"
+        assert main(arguments(weights, folder, out, "--ray", found.address, "--cores", "1")) == 0
+        times = sorted(path.stat().st_mtime for path in out.glob("*.png"))
+        assert len(times) == 60
+        pace = 59 / (times[-1] - times[0])
+        print(f"{count} workers on {os.cpu_count()} cores: {pace:.2f} pictures a second")
+        found.remove_node(nodes.pop())
+
+
+@pytest.mark.ray
+def test_a_cluster_of_its_own(weights: Path, tmp_path: Path) -> None:
+    """Started for one run and locked; afterwards nothing of it is left."""
+    pytest.importorskip("ray", reason="Ray is not installed: no cluster to test")
+    folder, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    given = arguments(weights, folder, out, "--ray", "--cores", "1")
+    code = (
+        "import sys; from instructir_core.cli import main; code = main(sys.argv[1:])\n"
+        "import os; assert os.environ['RAY_AUTH_MODE'] == 'token'; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 pictures, 0 failed" in done.stdout and len(results(out)) == 3
+    assert {line["device"].split()[0] for line in lines(out)} == {"cpu"}

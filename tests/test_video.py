@@ -111,6 +111,12 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that clips of half a second have three."""
+    monkeypatch.setattr(clips, "SEGMENT_FRAMES", (5, 5))
+
+
 @pytest.mark.parametrize(("suffix", "codec", "pixel_format", "sound"), KINDS)
 def test_everything_else_is_kept(
     restorer: Restorer, tmp_path: Path, suffix: str, codec: str, pixel_format: str, sound: str
@@ -210,24 +216,86 @@ def test_what_cannot_be_kept_is_refused(restorer: Restorer, tmp_path: Path) -> N
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(("o.", "."))]
 
 
-def test_stopped_leaves_nothing(restorer: Restorer, tmp_path: Path) -> None:
-    source = make(tmp_path / "in.mp4")
-    old = tmp_path / "out.mp4"
-    old.write_bytes(b"an earlier result")
-    calls: list[tuple[int, int]] = []
+def stopped(restorer: Restorer, source: Path, target: Path, at: int, **more: Any) -> list[int]:
+    """Restore a video as far as a frame, then stop as Ctrl-C does; the frames that were told."""
+    told = []
 
-    def stop(done: int, total: int) -> None:
-        calls.append((done, total))
-        if done == 3:
+    def stop(done: int, _: int) -> None:
+        told.append(done)
+        if done == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         clips.restore_video(
-            restorer, source, old, restorer.encode("remove the noise"), progress=stop
+            restorer, source, target, restorer.encode("remove the noise"), progress=stop, **more
         )
-    assert calls == [(1, 12), (2, 12), (3, 12)]
+    return told
+
+
+def test_stopped_in_its_first_segment_leaves_nothing(
+    restorer: Restorer, tmp_path: Path, short_segments: None
+) -> None:
+    source = make(tmp_path / "in.mp4")
+    old = tmp_path / "out.mp4"
+    old.write_bytes(b"an earlier result")
+    assert stopped(restorer, source, old, 3) == [1, 2, 3]
     assert old.read_bytes() == b"an earlier result"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "pixel_format", "sound"), KINDS)
+def test_goes_on_after_its_last_segment(
+    restorer: Restorer, tmp_path: Path, short_segments: None,
+    suffix: str, codec: str, pixel_format: str, sound: str,
+) -> None:  # fmt: skip
+    """To the same file as without a stop, with uneven times, and averages that are carried."""
+    times = [0, 40, 80, 200, 216, 233, 1000, 1040, 1050, 1400, 1440, 1480]
+    source = make(tmp_path / f"in{suffix}", codec, pixel_format, sound, times=times)
+    if suffix == ".mp4":
+        source = make(source, codec, pixel_format, sound, times=times, rotation=90)
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    instruction = restorer.encode("remove the noise")
+    clips.restore_video(restorer, source, whole, instruction, steady=True)
+    assert stopped(restorer, source, out, 8, steady=True, resume=True) == [*range(1, 9)]
+    assert not out.exists()
+    assert stopped(restorer, source, out, 12, steady=True, resume=True) == [*range(6, 13)]
+    told = []
+    done = clips.restore_video(
+        restorer, source, out, instruction, steady=True, resume=True,
+        progress=lambda number, _: told.append(number),
+    )  # fmt: skip
+    assert told == [11, 12] and (done.frames, done.before) == (12, 10)
+    before, after = contents(whole), contents(out)
+    for one, other in zip(before.pop("frames"), after.pop("frames"), strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert after == before and before["sound"]
+    np.testing.assert_allclose(np.diff(after["times"]), np.diff(times) / 1000, atol=1.1e-3)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_segments_of_something_else_do_not_count(
+    restorer: Restorer, tmp_path: Path, short_segments: None
+) -> None:
+    source, out = make(tmp_path / "in.mkv"), tmp_path / "out.mkv"
+    stopped(restorer, source, out, 8)
+    assert len(list(tmp_path.iterdir())) == 2  # kept, though nobody spoke of resuming
+    assert stopped(restorer, source, out, 12, resume=True)[0] == 6
+    for change in ({"strength": 0.5}, {"steady": True}, {"resume": False}):
+        settings = {"resume": True, **change}
+        assert stopped(restorer, source, out, 12, **settings)[0] == 1
+    # A segment whose last step is missing, and one that is damaged in the middle of a write.
+    (folder,) = tmp_path.glob(".*.parts")
+    assert sorted(p.name for p in folder.iterdir())[:2] == ["0000.json", "0000.packets"]
+    (folder / "0001.json").unlink()
+    assert stopped(restorer, source, out, 12, resume=True)[0] == 6
+    make(source, times=[*range(0, 6000, 250)])
+    assert stopped(restorer, source, out, 12, resume=True)[0] == 1
+    # A video that is at fault itself is not gone on with.
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(ValueError, match="cut off"):
+        clips.restore_video(restorer, source, out, restorer.encode("derain"), resume=True)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_command_line_takes_videos_and_pictures(
