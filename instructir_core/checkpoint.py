@@ -375,9 +375,10 @@ def convert(
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
     ``reader_path`` is a file of ours whose sentence encoder and head are taken in place of the
-    network file's, ``diagnosis_path`` one whose diagnosis is; ``version`` is what these weights are
-    released as. Raises ValueError when ``out`` is one of the inputs or has another suffix, when both
-    head and reader are given, when there is no reader or diagnosis in its file, and as `load`.
+    network file's, ``diagnosis_path`` one whose diagnosis is; ``version`` is what these weights
+    are released as. Raises ValueError when ``out`` is one of the inputs or has another suffix,
+    when both head and reader are given, when there is no reader or diagnosis in its file, and as
+    `load`.
     """
     paths = (network_path, head_path, reader_path, diagnosis_path)
     sources = [p for p in paths if p is not None]
