@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,9 @@ def _found(
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+    if environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise ValueError(
-            f"Found WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment; expected one "
+            f"Found WORLD_SIZE={environ['WORLD_SIZE']} in the environment; expected one "
             "process. Start one with --ray, which gives pictures to as many workers as there is "
             "room for."
         )
