@@ -7,14 +7,15 @@ if TYPE_CHECKING:
     from .checkpoint import load_network
     from .instruction import Instruction
     from .pipeline import Restorer
+    from .suggest import Suggestion
     from .tasks import TASK_WORDS
 
-__all__ = ["TASK_WORDS", "Instruction", "Restorer", "load_network"]
+__all__ = ["TASK_WORDS", "Instruction", "Restorer", "Suggestion", "load_network"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "TASK_WORDS": "tasks", "Instruction": "instruction", "Restorer": "pipeline",
-    "load_network": "checkpoint",
+    "Suggestion": "suggest", "load_network": "checkpoint",
 }  # fmt: skip
 
 

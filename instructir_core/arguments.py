@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .guard import MODES
 from .metadata import METADATA
 
+AUTO = "auto"
+"""In the place of a sentence: what each picture needs."""
 Command = Callable[[argparse.Namespace], int]
 """Carries out what was asked for, and returns the exit status."""
 
@@ -24,7 +27,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or glob")
     restore.add_argument(
         "-i", "--instruction", action="append", required=True, metavar="SENTENCE",
-        help="what to restore; repeat to apply several in order",
+        help="what to restore, or auto: what each picture needs; repeat to apply several in order",
     )  # fmt: skip
     restore.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT",
@@ -42,6 +45,10 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     restore.add_argument(
         "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
     )
+    restore.add_argument(
+        "--guard", choices=MODES, default="warn",
+        help="say (warn, the default) or undo (skip) what a picture does not show or suffers from",
+    )  # fmt: skip
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.add_argument(
         "--ray", nargs="?", const="local", metavar="ADDRESS",
@@ -51,6 +58,16 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--cores", type=int, metavar="N", help="with --ray: cores of a worker without a GPU"
     )
     restore.set_defaults(run=run["restore"])
+
+    sheet = commands.add_parser("sheet", help="one picture under every instruction, side by side")
+    sheet.add_argument("photo", type=Path, metavar="PHOTO")
+    sheet.add_argument("-o", "--output", type=Path, required=True, metavar="SHEET")
+    sheet.add_argument(
+        "--size", type=int, default=512, metavar="PIXELS",
+        help="shrink to this longer side first, which takes seconds; 0 keeps the size",
+    )  # fmt: skip
+    _model_options(sheet)
+    sheet.set_defaults(run=run["sheet"])
 
     models = commands.add_parser("models", help="list, download, convert or describe models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
@@ -65,6 +82,10 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     convert.add_argument(
         "--reader", type=Path, metavar="FILE",
         help="a file whose sentence encoder and head take the place of the network file's",
+    )  # fmt: skip
+    convert.add_argument(
+        "--diagnosis", type=Path, metavar="FILE",
+        help="a file whose reading of pictures takes the place of the network file's",
     )  # fmt: skip
     convert.add_argument("--half", action="store_true", help="store as float16")
     convert.add_argument("--version", help="of the weights, for manifests and `models info`")
@@ -105,6 +126,17 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     reader.add_argument("--exclude", type=Path, nargs="*", default=[], help="test sentences")
     reader.set_defaults(run=run["train-reader"])
 
+    diagnosis = commands.add_parser(
+        "train-diagnosis", help="train the network that reads what a picture needs"
+    )
+    diagnosis.add_argument("out", type=Path, metavar="OUT.safetensors")
+    diagnosis.add_argument("--photos", type=Path, required=True, help="clean photos")
+    _photo_options(diagnosis)
+    diagnosis.add_argument("--minutes", type=float, help="half for samples, half to learn them")
+    diagnosis.add_argument("--samples", type=int, help="how many, which repeats exactly")
+    diagnosis.add_argument("--seed", type=int, default=0)
+    diagnosis.set_defaults(run=run["train-diagnosis"])
+
     train = commands.add_parser(
         "train", help="train on data sets or clean photos; also under `accelerate launch`"
     )
@@ -112,14 +144,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     train.add_argument("--preset", default="mini", help="3d, 5d, 6d, 7d or mini (default)")
     train.add_argument("--photos", type=Path, help="clean photos, degraded on the fly")
     train.add_argument("--data", type=Path, help="folder of the standard data sets")
-    train.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
-    train.add_argument(
-        "--hold-out", nargs="*", default=[], metavar="NAME",
-        help="photos to keep for scoring, beside every sixteenth",
-    )  # fmt: skip
-    train.add_argument(
-        "--graphics", type=Path, help="pictures that are only to be left as they are"
-    )
+    _photo_options(train)
     train.add_argument("--init", metavar="MODEL", help="start from mini, 7d or a weight file")
     train.add_argument("--head", type=Path, help="head for an --init that has none")
     train.add_argument("--text-encoder", type=Path, help="folder of a frozen sentence encoder")
@@ -179,6 +204,12 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--artefacts", type=Path, action="append", default=[], metavar="FOLDER",
         help="clean pictures: what does restoring add that nobody asked for?",
     )  # fmt: skip
+    evaluate.add_argument("--graphics", type=Path, help="likewise, with --suggest")
+    evaluate.add_argument(
+        "--suggest", type=int, nargs="?", const=12, metavar="N",
+        help="is what a picture needs suggested? of the sets, --identity, and N pictures a task "
+        "of --held-out under fresh degradations; nothing else is measured",
+    )  # fmt: skip
     evaluate.add_argument("--sentences", type=Path, help="tab-separated: task, speaker, sentence")
     evaluate.add_argument(
         "--phrasings", type=int, default=0, metavar="N",
@@ -194,6 +225,17 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="folder for results.csv, results.json, sheets")
     evaluate.set_defaults(run=run["evaluate"])
     return parser
+
+
+def _photo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="photos to leave out")
+    parser.add_argument(
+        "--hold-out", nargs="*", default=[], metavar="NAME",
+        help="photos to keep for scoring, beside every sixteenth",
+    )  # fmt: skip
+    parser.add_argument(
+        "--graphics", type=Path, help="pictures that are only to be left as they are"
+    )
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

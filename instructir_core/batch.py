@@ -21,11 +21,13 @@ import torch
 
 from . import memory, pictures, video
 from .files import memory_told, walk
+from .guard import Guard
 from .instruction import Instruction
 from .manifest import Job, Manifest, stamps
 from .masks import fill_hidden
 from .memory import Plan
 from .pipeline import Restorer
+from .stills import stills
 
 _OTHER_PICTURES = frozenset(
     ".gif .jp2 .j2k .psd .tga .ppm .pgm .pnm .ico .svg .pdf .dng .hdr .dds".split()
@@ -210,11 +212,57 @@ class Done:
         return f"{start}{took} on {found['device']}{note}"
 
 
+class Choice:
+    """What is carried out on one file: what was asked for, or with ``auto`` what it needs; and
+    whether that did it good, see `guard`."""
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        instructions: Instruction | Sequence[Instruction],
+        *,
+        auto: bool = False,
+        guard: str = "off",
+    ) -> None:
+        several = [instructions] if isinstance(instructions, Instruction) else [*instructions]
+        self.restorer, self.instructions, self.auto, self.mode = restorer, several, auto, guard
+        self.guard = Guard(None)
+        self.details: dict[str, Any] = {}
+        """For the manifest: ``found``, ``chosen``, and what the ``guard`` said."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at the pictures at all."""
+        return self.auto or (self.mode != "off" and self.restorer.diagnosis is not None)
+
+    def before(self, frames: torch.Tensor) -> list[Instruction]:
+        """(B, H, W, 3) of one page, or some of a video -> what to carry out."""
+        if self.auto and "found" not in self.details:  # of several pages, the first one tells
+            found = self.restorer.suggest(frames)
+            self.instructions = [*found.instructions]
+            self.details |= {"found": found.report, "chosen": [*found.sentences]}
+        self.guard = Guard(self.restorer.diagnosis, self.mode)
+        asked = self.guard.before(frames[len(frames) // 2], self.instructions)
+        self._note()
+        return asked
+
+    def after(self, restored: torch.Tensor) -> bool:
+        """(H, W, 3) of the same, restored -> whether it may stand."""
+        stands = self.guard.after(restored)
+        self._note()
+        return stands
+
+    def _note(self) -> None:
+        said = [*self.details.get("guard", ()), *self.guard.notes]
+        if said:
+            self.details["guard"] = [*dict.fromkeys(said)]
+
+
 def restore_file(
     restorer: Restorer,
     source: Path,
     target: Path,
-    instructions: Instruction | Sequence[Instruction],
+    instructions: Instruction | Sequence[Instruction] | Choice,
     *,
     strength: float = 1.0,
     tile_size: int | None = None,
@@ -227,13 +275,14 @@ def restore_file(
     was carried out for it. Raises OSError, ValueError and `torch.OutOfMemoryError` as
     `pictures.pages`, `Restorer.restore` and `pictures.write_pages` do.
     """
+    choice = instructions if isinstance(instructions, Choice) else Choice(restorer, instructions)
     pictures.check_suffix(target)
     source_pages = pictures.pages(source)
     firsts: list[tuple[pictures.Picture, Plan]] = []
 
     def restored() -> Iterator[pictures.Picture]:
         for before in source_pages:
-            after, plan = _restore_page(restorer, before, instructions, strength, tile_size)
+            after, plan = _restore_page(restorer, before, choice, strength, tile_size)
             if not firsts:
                 firsts.append((before, plan))
             yield after.with_metadata(metadata)
@@ -265,7 +314,7 @@ def restore_file(
 def _restore_page(
     restorer: Restorer,
     before: pictures.Picture,
-    instructions: Instruction | Sequence[Instruction],
+    choice: Choice,
     strength: float,
     tile_size: int | None,
 ) -> tuple[pictures.Picture, Plan]:
@@ -277,12 +326,15 @@ def _restore_page(
         hidden = (alpha == 0)[..., None]
         pixels = fill_hidden(pixels, alpha)
     height, width = before.pixels.shape[:2]
+    instructions = choice.before(pixels[None])
     free = memory.free_memory(restorer.device)
     restored, plan = memory.with_smaller_pieces(
         lambda plan: restorer.restore(pixels, instructions, strength=strength, plan=plan),
         restorer.plan(height, width, free=free, tile_size=tile_size),
     )
     restored = restored.cpu()
+    if not choice.after(restored):
+        restored = pixels
     if hidden is not None:
         restored = torch.where(hidden, shown, restored)
     return before.restored(restored.numpy()), plan
@@ -298,10 +350,18 @@ def restore_job(
     metadata: str = "all",
     steady: bool = False,
     resume: bool = False,
+    auto: bool = False,
+    guard: str = "off",
     frames: video.Progress | None = None,
 ) -> Done:
-    """`restore_file`, or for a video `video.restore_video`, without an error: that is told."""
+    """`restore_file`, or for a video `video.restore_video`, without an error: that is told.
+
+    With ``auto`` what `Restorer.suggest` says of each takes the place of the instructions, and
+    ``guard`` is one of `guard.MODES`. Of a video a few frames are looked at.
+    """
     source, target = job
+    guard = guard if strength else "off"
+    choice = Choice(restorer, instructions, auto=auto, guard=guard)
     begun = time.perf_counter()
     restored, clip, error = None, None, None
     notes: tuple[str, ...] = ()
@@ -311,15 +371,22 @@ def restore_job(
     try:
         with memory_told(source):
             if source.suffix.lower() in video.FORMATS:
-                clip = video.restore_video(
-                    restorer, source, target, instructions, strength=strength,
-                    tile_size=tile_size, steady=steady, resume=resume, progress=frames,
-                )  # fmt: skip
+                asked = choice.before(stills(source)) if choice.looks else choice.instructions
+
+                def run(asked: Sequence[Instruction]) -> video.Clip:
+                    return video.restore_video(
+                        restorer, source, target, asked, strength=strength,
+                        tile_size=tile_size, steady=steady, resume=resume, progress=frames,
+                    )  # fmt: skip
+
+                clip = run(asked)
+                if choice.looks and not choice.after(stills(target, 1)[0]):
+                    clip = run([])
                 details |= {"status": "ok", "width": clip.width, "height": clip.height}
                 details["frames"] = clip.frames
             else:
                 restored = restore_file(
-                    restorer, source, target, instructions,
+                    restorer, source, target, choice,
                     strength=strength, tile_size=tile_size, metadata=metadata,
                 )  # fmt: skip
                 plan, notes = restored[2], restored[1].notes
@@ -331,6 +398,7 @@ def restore_job(
     except (OSError, ValueError, torch.OutOfMemoryError) as exc:
         restored, clip, error = None, None, str(exc)
         details |= {"status": "error", "message": error}
+    details |= choice.details
     details["seconds"] = round(time.perf_counter() - begun, 3)
     placed = restored is not None and restored[1].metadata.has_location
     return Done(source, target, details, restored, error, clip, notes, placed)

@@ -1,8 +1,8 @@
 """Weight files: upstream's pair of ``.pt`` files, and our one-file ``.safetensors``.
 
-A ``.safetensors`` of ours holds tensors under ``network.``, ``head.`` and ``text_encoder.``, and
-in its metadata the network's config, the task names, the text encoder's config and where the
-weights came from. No file is ever unpickled beyond plain tensors.
+A ``.safetensors`` of ours holds tensors under ``network.``, ``head.``, ``text_encoder.`` and
+``diagnosis.``, and in its metadata the configs of these, the task names and where the weights came
+from. No file is ever unpickled beyond plain tensors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from .diagnose import Diagnosis, DiagnosisConfig
 from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
@@ -47,6 +48,7 @@ class Checkpoint:
     text_encoder: TextEncoder | None = None
     tasks: tuple[str, ...] = OFFICIAL_TASKS
     provenance: dict[str, Any] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
 
     @property
     def version(self) -> str:
@@ -113,6 +115,17 @@ def load_head(path: str | os.PathLike[str]) -> tuple[InstructionHead, tuple[str,
             ".safetensors that holds one. Choose the lm_ file."
         )
     return checkpoint.head, checkpoint.tasks
+
+
+def load_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
+    """The diagnosing network of a file; errors as `load`."""
+    diagnosis = load(path).diagnosis
+    if diagnosis is None:
+        raise ValueError(
+            f"{path}: found no diagnosis; expected a .safetensors made by `instructir "
+            "train-diagnosis`, or a model that holds one. Choose another file."
+        )
+    return diagnosis
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -204,7 +217,9 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
             f"found format version {metadata.get('format_version')!r}; expected "
             f"{FORMAT_VERSION!r}. Update this package"
         )
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "head": {}, "text_encoder": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        "network": {}, "head": {}, "text_encoder": {}, "diagnosis": {}
+    }  # fmt: skip
     for key, value in tensors.items():
         part, _, name = key.partition(".")
         parts[part][name] = value
@@ -227,7 +242,8 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
     name = brief(provenance.get("name", path.stem), 100)
-    return Checkpoint(name, network, head, encoder, tasks, provenance)
+    diagnosis = _diagnosis(parts["diagnosis"], metadata) if parts["diagnosis"] else None
+    return Checkpoint(name, network, head, encoder, tasks, provenance, diagnosis)
 
 
 def _tasks(found: object) -> tuple[str, ...]:
@@ -272,6 +288,15 @@ def _head(tensors: Mapping[str, Tensor], tasks: Sequence[str]) -> InstructionHea
     return head
 
 
+def _diagnosis(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Diagnosis:
+    with torch.device("meta"):  # as for the network
+        diagnosis = Diagnosis(DiagnosisConfig.from_json(metadata["diagnosis"]))
+    _compare(diagnosis, tensors)
+    diagnosis = diagnosis.to_empty(device="cpu")
+    _fill(diagnosis, tensors)
+    return diagnosis
+
+
 def _compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in tensors.items()}
@@ -312,6 +337,7 @@ def save(
     provenance: Mapping[str, Any],
     *,
     dtype: torch.dtype | None = None,
+    diagnosis: Diagnosis | None = None,
 ) -> None:
     """Write one ``.safetensors``; the file appears whole or not at all.
 
@@ -328,8 +354,12 @@ def save(
         metadata["network"] = json.dumps(network.config.to_dict())
     if text_encoder is not None:
         metadata["text_encoder"] = config_to_json(text_encoder)
+    if diagnosis is not None:
+        metadata["diagnosis"] = diagnosis.config.to_json()
     metadata["provenance"] = json.dumps(dict(provenance))
-    modules = {"network": network, "head": head, "text_encoder": text_encoder}
+    modules = {
+        "network": network, "head": head, "text_encoder": text_encoder, "diagnosis": diagnosis
+    }  # fmt: skip
     for part, module in modules.items():
         for key, value in (module.state_dict() if module is not None else {}).items():
             tensors[f"{part}.{key}"] = value.detach().cpu().to(dtype or value.dtype).contiguous()
@@ -342,17 +372,20 @@ def convert(
     *,
     head_path: Path | None = None,
     reader_path: Path | None = None,
+    diagnosis_path: Path | None = None,
     half: bool = False,
     version: str | None = None,
 ) -> Path:
     """Make one ``.safetensors`` of a network file and, where given, a head file.
 
     ``reader_path`` is a file of ours whose sentence encoder and head are taken in place of the
-    network file's; ``version`` is what these weights are released as. Raises ValueError when
-    ``out`` is one of the inputs or has another suffix, when both are given or there is no reader
-    in it, and as `load`.
+    network file's, ``diagnosis_path`` one whose diagnosis is; ``version`` is what these weights
+    are released as. Raises ValueError when ``out`` is one of the inputs or has another suffix,
+    when both head and reader are given, when there is no reader or diagnosis in its file, and as
+    `load`.
     """
-    sources = [p for p in (network_path, head_path, reader_path) if p is not None]
+    paths = (network_path, head_path, reader_path, diagnosis_path)
+    sources = [p for p in paths if p is not None]
     if out.suffix != ".safetensors" or any(out.resolve() == p.resolve() for p in sources):
         raise ValueError(
             f"{out}: expected a new file ending in .safetensors, which is none of the inputs. "
@@ -375,7 +408,8 @@ def convert(
     if version is not None:
         provenance["version"] = version
     dtype = torch.float16 if half else None
-    save(out, source.network, head, tasks, encoder, provenance, dtype=dtype)
+    diagnosis = source.diagnosis if diagnosis_path is None else load_diagnosis(diagnosis_path)
+    save(out, source.network, head, tasks, encoder, provenance, dtype=dtype, diagnosis=diagnosis)
     return out
 
 

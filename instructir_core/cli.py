@@ -1,31 +1,31 @@
-"""The command line: a door to restoring and models. `arguments` parses it, and `cli_training`
-holds the commands that train and score."""
+"""The command line: a door to restoring and models. `arguments` parses it, and `workshop` holds
+the commands that train and score."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from os import environ
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from . import checkpoint, cli_training, memory, official, pictures, sheets, video
-from .arguments import make_parser
+from . import checkpoint, memory, official, pictures, sheets, video
+from .arguments import AUTO, make_parser
 from .batch import Done, plan_files, restore_files
-from .cli_training import load
 from .files import lacks_memory, sha256
 from .instruction import Instruction
 from .manifest import Job, Manifest
 from .pipeline import Restorer, best_device
 from .tasks import TASK_WORDS
 from .tiles import check_tiles
+from .workshop import WORKSHOP, load
 
 _FAILURES = (OSError, ValueError)
 _NO_ROOM = "found too little free memory; expected enough for the model. Close other programs."
@@ -70,11 +70,7 @@ def _restore(options: argparse.Namespace) -> int:
     manifest = None
     if options.recursive or options.resume or options.ray is not None:
         manifest = _manifest(options)
-    instructions = [part for text in options.instruction for part in restorer.read(text)]
-    for number, instruction in enumerate(instructions, 1):
-        print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
-        if instruction.advice:
-            print(f"  {instruction.advice}")
+    instructions = _instructions(options, restorer)
     planned = len(jobs)
     if manifest is not None and options.resume:
         jobs = [job for job in jobs if not manifest.is_finished(*job)]
@@ -107,6 +103,21 @@ def _restore(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _instructions(options: argparse.Namespace, restorer: Restorer) -> list[Instruction]:
+    """What the sentences ask for, which is said; none where each picture gets its own."""
+    if AUTO in options.instruction:
+        from .suggest import checked
+
+        checked(restorer.diagnosis, restorer.name)
+        return []
+    instructions = [part for text in options.instruction for part in restorer.read(text)]
+    for number, instruction in enumerate(instructions, 1):
+        print(f"{number}. {instruction}" if len(instructions) > 1 else instruction)
+        if instruction.advice:
+            print(f"  {instruction.advice}")
+    return instructions
+
+
 def _found(
     options: argparse.Namespace,
     restorer: Restorer,
@@ -116,8 +127,9 @@ def _found(
     frames: video.Progress,
 ) -> Iterator[Done]:
     """What becomes of each file, restored here or in a cluster."""
-    names = ("strength", "tile_size", "metadata", "steady", "resume")
+    names = ("strength", "tile_size", "metadata", "steady", "resume", "guard")
     settings = {name: getattr(options, name) for name in names}
+    settings["auto"] = AUTO in options.instruction
     if options.ray is None:
         return restore_files(
             restorer, jobs, instructions, manifest=manifest, frames=frames, **settings
@@ -133,14 +145,19 @@ def _found(
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+    if environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise ValueError(
-            f"Found WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment; expected one "
+            f"Found WORLD_SIZE={environ['WORLD_SIZE']} in the environment; expected one "
             "process. Start one with --ray, which gives pictures to as many workers as there is "
             "room for."
         )
     if options.compare is not None and options.ray is not None:
         raise ValueError("--compare: found --ray, whose pictures others hold. Leave one out.")
+    if AUTO in options.instruction and len(options.instruction) > 1:
+        raise ValueError(
+            f"--instruction {AUTO}: found sentences beside it; expected it alone. Leave out one or "
+            "the other."
+        )
     if not 0.0 <= options.strength <= 1.0:
         raise ValueError(f"--strength is {options.strength}; expected 0 (unchanged) to 1.")
     if options.tile_size is not None:
@@ -156,7 +173,12 @@ def _advance(bar: tqdm[Any], done: int, total: int) -> None:
 
 def _tell(done: Done, tile_size: int | None, said: set[str]) -> None:
     """The lines about one file."""
+    if "found" in done.details:
+        chosen = ", then ".join(done.details["chosen"]) or "left as it is"
+        tqdm.write(f"{done.source.name}: {done.details['found']} -> {chosen}")
     tqdm.write(done.line(tile_size), file=sys.stderr if done.error else None)
+    for word in done.details.get("guard", ()):
+        tqdm.write(f"warning: {done.source.name}: {word}")
     for word in done.notes:
         # What a format cannot hold is said once, what a file lacks for each.
         if word not in said:
@@ -183,6 +205,8 @@ def _manifest(options: argparse.Namespace) -> Manifest:
         settings["metadata"] = options.metadata
     if options.steady:  # absent otherwise, so that manifests of earlier versions still count
         settings["steady"] = True
+    if options.guard == "skip":  # the others say something, and change nothing
+        settings["guard"] = "skip"
     return Manifest(options.output, settings)
 
 
@@ -199,6 +223,16 @@ def _write_sheets(
     except _FAILURES as exc:  # the pictures are there all the same
         print(f"error: {exc}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    from .trials import check_size, write_sheet
+
+    check_size(options.size)
+    sheets.check_place(options.output, [options.photo], "--output")
+    print(write_sheet(load(options, options.device), options.photo, options.output, options.size))
+    print(options.output)
     return 0
 
 
@@ -233,6 +267,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.out,
         head_path=options.head,
         reader_path=options.reader,
+        diagnosis_path=options.diagnosis,
         half=options.half,
         version=options.version,
     )
@@ -287,15 +322,11 @@ def _export(options: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "restore": _restore,
+    "sheet": _sheet,
     "list": _list,
     "download": _download,
     "convert": _convert,
     "info": _info,
     "export": _export,
-    "corpus": cli_training.corpus,
-    "train-reader": cli_training.train_reader,
-    "train": cli_training.train,
-    "datasets": cli_training.datasets,
-    "degradations": cli_training.contact_sheet,
-    "evaluate": cli_training.evaluate,
+    **WORKSHOP,
 }

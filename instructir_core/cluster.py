@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -407,7 +408,7 @@ def _lost(task: _Task, why: str) -> Done:
 
 def _ray() -> Any:
     # Before the import: nothing is to be told to anyone.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
     except ImportError as exc:
@@ -423,8 +424,8 @@ def _join(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         # Its ports are open to the network, so they ask for a word that nobody else knows.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        environ.setdefault("RAY_AUTH_MODE", "token")
+        environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **quiet)
         return

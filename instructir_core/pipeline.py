@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import memory, strips
 from .checks import check_images, check_options, check_plain, check_strength
+from .diagnose import Diagnosis
 from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
@@ -23,6 +25,9 @@ from .steady import Averages, Place
 from .text import InstructionReader
 from .tiles import check_tiles, run_tiled, tiles
 
+if TYPE_CHECKING:
+    from .suggest import Suggestion
+
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -31,7 +36,7 @@ Steer = Callable[[Tensor], Tensor]
 
 
 class Restorer:
-    """A network, and where known the reader of its instructions, on one device."""
+    """A network, and where known the reader of its instructions and of pictures, on one device."""
 
     def __init__(
         self,
@@ -40,8 +45,10 @@ class Restorer:
         name: str = "unnamed",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        diagnosis: Diagnosis | None = None,
     ) -> None:
         self.device, self.dtype, self.name, self.reader = torch.device(device), dtype, name, reader
+        self.diagnosis = None if diagnosis is None else diagnosis.eval().to(self.device)
         self.version = ""
         """Of the weights; "" where their file tells none."""
         # channels_last: convolutions run up to twice as fast on CPUs and on tensor cores.
@@ -81,8 +88,9 @@ class Restorer:
                 )
             reader = InstructionReader(loaded.text_encoder, loaded.head, loaded.tasks, loaded.name)
         restorer = cls(
-            loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32
-        )
+            loaded.network, reader, loaded.name, device or best_device(), dtype or torch.float32,
+            diagnosis=loaded.diagnosis,
+        )  # fmt: skip
         restorer.version = loaded.version
         return restorer
 
@@ -127,6 +135,19 @@ class Restorer:
         """
         return self._reader().read(text)
 
+    def suggest(self, images: Tensor, most: int = 2, threshold: float | None = None) -> Suggestion:
+        """Look at pictures, as `restore` takes them, and say what they need.
+
+        A batch gets one suggestion, by a few of its frames. At most ``most`` things are suggested:
+        the severest of those that reach ``threshold``, 0 to 1; None is what the diagnosis of this
+        model was calibrated to. Raises ValueError on bad pictures and options, and where the
+        model has no diagnosis or no reader.
+        """
+        from .suggest import checked, suggest  # not needed to restore
+
+        diagnosis = checked(self.diagnosis, self.name)
+        return suggest(images, diagnosis, self.encode, most=most, threshold=threshold)
+
     def _reader(self) -> InstructionReader:
         if self.reader is None:
             raise ValueError(
@@ -152,9 +173,9 @@ class Restorer:
         """Restore (H, W, 3) or (B, H, W, 3) sRGB floats in [0, 1] -> the same shape, clamped.
 
         ``instructions`` are applied in order, each to the result of the one before (paper,
-        figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out, and
-        where all do, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W)
-        or (B, H, W), 1 where to restore, blend the last result with the input; where both leave
+        figure 7); a bare (1, 256) embedding will do. One that asks for nothing is left out; where
+        none is left, ``images`` itself is returned. ``strength`` (0 to 1) and ``mask``, (H, W) or
+        (B, H, W), 1 where to restore, blend the last result with the input; where both leave
         nothing to do the network is not run. ``tile_size`` and ``overlap`` are in pixels; None
         is exact, and takes tiles only where memory is too short. ``progress(done, total)`` runs
         after each block and may raise to stop. The result is detached, float32, on their device.
@@ -326,8 +347,6 @@ class Restorer:
         several = (
             [instructions] if isinstance(instructions, (Instruction, Tensor)) else [*instructions]
         )
-        if not several:
-            raise ValueError("Found an empty list of instructions; expected one at least.")
         embeddings = []
         width = self.network.config.embedding_width
         for one in several:

@@ -19,6 +19,9 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _GAP = 8
 """White pixels between pictures."""
+_FRAME = 4
+"""Pixels of the frame around a marked one, within its gap."""
+_MARK = (0, 140, 60)
 _SHEET = 14000
 """Highest sheet: WebP ends at 16,383 pixels."""
 _TALLEST = 4000
@@ -138,9 +141,16 @@ def _wrapped(words: str, font: Font, width: int) -> str:
 
 
 def captioned(
-    title: str, rows: Sequence[Sequence[tuple[str, Bytes]]], font: Font | None = None
+    title: str,
+    rows: Sequence[Sequence[tuple[str, Bytes]]],
+    font: Font | None = None,
+    *,
+    marked: str | None = None,
 ) -> Bytes:
-    """A row of pictures for each entry, each under its caption, below a title of some lines."""
+    """A row of pictures for each entry, each under its caption, below a title of some lines.
+
+    The picture whose caption is ``marked`` has a frame around it.
+    """
     font, line = font or ImageFont.load_default(18), 28
     above = line * title.count("\n") + (line if title else 0) + _GAP
     columns = max(len(row) for row in rows)
@@ -161,6 +171,10 @@ def captioned(
             x = _GAP + column * (width + _GAP)
             draw.text((x, y), caption, "black", font)
             sheet.paste(Image.fromarray(pixels), (x, y + line))
+            if caption == marked:
+                right, bottom = x + pixels.shape[1] - 1, y + line + pixels.shape[0] - 1
+                corners = (x - _FRAME, y + line - _FRAME, right + _FRAME, bottom + _FRAME)
+                draw.rectangle(corners, outline=_MARK, width=_FRAME)
         y += height + _GAP + line
     return np.asarray(sheet)
 
@@ -183,15 +197,15 @@ def write(path: Path, sheet: Bytes) -> None:
     pictures.write(path, pictures.Picture(sheet.astype(np.float32) / np.float32(255)))
 
 
-def check_place(sheet: Path, sources: Sequence[Path]) -> None:
-    """Raise ValueError where a sheet of these sources cannot be written."""
+def check_place(sheet: Path, sources: Sequence[Path], option: str = "--compare") -> None:
+    """Raise ValueError where a sheet of these sources cannot be written; ``option`` names it."""
     if clips := [s for s in sources if s.suffix.lower() in video.FORMATS]:
         raise ValueError(
-            f"--compare: found the video {clips[0]}; expected pictures. Leave one of them out."
+            f"{option}: found the video {clips[0]}; expected pictures. Leave one of them out."
         )
     taken = {s.resolve() for s in sources}
     if sheet.suffix.lower() not in pictures.FORMATS or sheet.resolve() in taken:
         raise ValueError(
-            f"--compare {sheet}: expected a picture file that is none of the inputs, such as "
+            f"{option} {sheet}: expected a picture file that is none of the inputs, such as "
             "sheet.png. Rename it."
         )

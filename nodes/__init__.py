@@ -1,4 +1,4 @@
-"""The nodes: a model, an instruction, a restoration; samples, and before and after."""
+"""The nodes: a model, an instruction, a restoration; samples, before and after, suggestions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .encode import EncodeInstruction
 from .load import LoadModel
 from .restore import RestoreImage
 from .samples import SamplePicture, SampleVideo
+from .suggest import SuggestInstruction, TryAllInstructions
 
 
 class InstructIRExtension(ComfyExtension):
@@ -19,5 +20,6 @@ class InstructIRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         host.register_model_folder()
         return [
-            LoadModel, EncodeInstruction, RestoreImage, SamplePicture, SampleVideo, BeforeAfter
+            LoadModel, EncodeInstruction, RestoreImage, SamplePicture, SampleVideo, BeforeAfter,
+            SuggestInstruction, TryAllInstructions,
         ]  # fmt: skip

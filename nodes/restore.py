@@ -9,10 +9,21 @@ from comfy_api.latest import io
 
 from ..instructir_core import Instruction
 from ..instructir_core.checks import check_images
+from ..instructir_core.guard import MODES, Guard
 from ..instructir_core.masks import fill_hidden, fit_mask, is_empty
 from ..instructir_core.memory import Plan
+from ..instructir_core.steady import Averages
 from . import host
-from .types import CATEGORY, INSTRUCTION, RESTORER, advanced, number, where_known
+from .types import (
+    CATEGORY,
+    INSTRUCTION,
+    RESTORER,
+    advanced,
+    choice,
+    colours_of,
+    number,
+    where_known,
+)
 
 LARGEST_TILE = 16384
 LARGEST_OVERLAP = 4096
@@ -32,7 +43,9 @@ class RestoreImage(io.ComfyNode):
             inputs=[
                 RESTORER.Input("restorer", lazy=True, tooltip="From Load InstructIR Model."),
                 io.Image.Input("image", tooltip="One picture, a batch, or the frames of a video."),
-                INSTRUCTION.Input("instruction", lazy=True, tooltip="From Encode Instruction."),
+                INSTRUCTION.Input(
+                    "instruction", lazy=True, tooltip="From Encode or Suggest Instruction."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -68,6 +81,26 @@ class RestoreImage(io.ComfyNode):
                         step=8,
                         optional=True,
                         tooltip="Pixels over which neighbouring tiles are blended.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "guard",
+                        options=[*MODES],
+                        default="warn",
+                        optional=True,
+                        tooltip=(
+                            "Says when the picture does not show what was asked for, or got worse. "
+                            "skip gives it back then; off does not look."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "steady",
+                        default=False,
+                        optional=True,
+                        tooltip="Frames of a video: haze, light and colour do not pulse.",
                     )
                 ),
             ],
@@ -112,41 +145,43 @@ class RestoreImage(io.ComfyNode):
         mask: torch.Tensor | None = None,
         tile_size: int = 0,
         overlap: int = 64,
+        guard: str = "warn",
+        steady: bool = False,
     ) -> io.NodeOutput:
-        channels = image.shape[-1] if image.ndim == 4 else 0
-        if channels not in (1, 3, 4):
-            raise ValueError(
-                f"Found an image of shape {tuple(image.shape)}; expected (batch, height, width, "
-                "1, 3 or 4). Connect a node that gives an IMAGE."
-            )
+        colours = colours_of(image)
         strength = number("strength", strength, 0, 1)
         tile = int(number("tile_size", tile_size, 0, LARGEST_TILE)) or None
         overlap = int(number("overlap", overlap, 0, LARGEST_OVERLAP))
+        guard = choice("guard", guard, MODES)
         if strength == 0:
             return io.NodeOutput(image)
         assert restorer is not None  # asked for at any other strength
         _check_origin(restorer, instruction)
         asked = tuple(one for one in instruction if not one.asks_nothing)
         notes = [f"Left as it is: {o.text!r}. {o.advice}" for o in instruction if o.asks_nothing]
+        if not instruction:
+            notes.append("Nothing is to be restored: the picture is left as it is.")
         if not asked:
             return _said(cls, image, notes)
-        colours = image[..., :3] if channels != 1 else image.expand(-1, -1, -1, 3)
         check_images(colours)
         frames, height, width = image.shape[:3]
         masks, more = _masks(mask, frames, height, width)
         notes += more
         if masks is not None and is_empty(masks):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
+        watch = Guard(restorer.restorer.diagnosis, guard)
+        watched = frames // 2
+        asked = tuple(watch.before(shown(image, watched), asked, _of_frame(masks, watched)))
+        if not asked:
+            return _said(cls, image, [*notes, *watch.notes])
+        averages = Averages() if steady else None
         result = host.result_like(image)
         progress = host.Progress(frames)
         with restorer.resident(height, width, tile) as plan:
             for index in range(frames):
                 host.stop_if_asked()
                 progress.frame = index
-                part = None if masks is None else masks[index % len(masks), ..., 0]
-                colour = colours[index]
-                if channels == 4:
-                    colour = fill_hidden(colour, image[index, ..., 3])
+                part, colour = _of_frame(masks, index), shown(image, index)
 
                 def run(
                     chosen: Plan,
@@ -154,12 +189,15 @@ class RestoreImage(io.ComfyNode):
                     part: torch.Tensor | None = part,
                 ) -> torch.Tensor:
                     return restorer.restorer.restore(
-                        colour, asked, strength=strength, mask=part,
-                        overlap=overlap, progress=progress, plan=chosen,
+                        colour, asked, strength=strength, mask=part, overlap=overlap,
+                        progress=progress, plan=chosen, averages=averages,
                     )  # fmt: skip
 
                 restored, plan = restorer.restore(run, plan)
+                if index == watched and not watch.after(restored):
+                    return _said(cls, image, [*notes, *watch.notes])
                 _put(result[index], image[index], restored)
+        notes += watch.notes
         if not plan.exact and tile is None:
             notes.append(
                 f"Not exact: memory was short, so tiles of {plan.tile} pixels were used. Free "
@@ -175,6 +213,12 @@ def _said(node: type[io.ComfyNode], image: torch.Tensor, notes: list[str]) -> io
     text = "\n".join(notes)
     host.show_text(node, text)
     return io.NodeOutput(image, ui={"text": (text,)})
+
+
+def shown(image: torch.Tensor, index: int) -> torch.Tensor:
+    """(H, W, 3) of one frame of an IMAGE; what transparency hides has its neighbours' colours."""
+    colour = colours_of(image)[index]
+    return fill_hidden(colour, image[index, ..., 3]) if image.shape[-1] == 4 else colour
 
 
 def _put(result: torch.Tensor, original: torch.Tensor, restored: torch.Tensor) -> None:
@@ -209,3 +253,8 @@ def _masks(
         return None, []
     amounts, note = fit_mask(mask, frames, height, width)
     return amounts, [] if note is None else [note]
+
+
+def _of_frame(masks: torch.Tensor | None, index: int) -> torch.Tensor | None:
+    """(1 or B, H, W, 1) -> the (H, W) mask of one frame, where there are masks."""
+    return None if masks is None else masks[index % len(masks), ..., 0]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 RESTORER = io.Custom("INSTRUCTIR_RESTORER")
@@ -27,6 +28,16 @@ def advanced(widget: Any) -> Any:
     """Fold an input away where the host's interface knows how; older hosts just show it."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def colours_of(image: torch.Tensor) -> torch.Tensor:
+    """An IMAGE of 1, 3 or 4 channels -> its colours, (B, H, W, 3), a view; else ValueError."""
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"Found an image of shape {tuple(image.shape)}; expected (batch, height, width, "
+            "1, 3 or 4). Connect a node that gives an IMAGE."
+        )
+    return image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
 
 
 def choice(name: str, value: object, choices: Iterable[str]) -> str:

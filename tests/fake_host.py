@@ -123,8 +123,8 @@ class FakeHost:
         comfy = self.module(
             "comfy", model_management=memory, model_patcher=patcher, utils=utils, __path__=[]
         )
-        kinds = ("Combo", "String", "Float", "Int", "Image", "Mask", "Hidden", "NumberDisplay",
-                 "Video")  # fmt: skip
+        kinds = ("Combo", "String", "Float", "Int", "Boolean", "Image", "Mask", "Hidden",
+                 "NumberDisplay", "Video")  # fmt: skip
         io = SimpleNamespace(
             Schema=Anything, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=Anything,
             **{kind: Anything(kind.upper()) for kind in kinds},

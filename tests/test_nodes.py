@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
 from pathlib import Path
@@ -12,29 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_host import FakeHost, Interrupted, import_pack
+from fake_host import FakeHost, Interrupted
 from PIL import Image
 from word_reader import WordReader
 
 from instructir_core import Restorer
 from instructir_core.tasks import TASKS
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeHost:
-    return FakeHost(tmp_path / "models")
-
-
-@pytest.fixture
-def nodes(fake: FakeHost, weights: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    folder = fake.models / "instructir"
-    folder.mkdir(parents=True)
-    shutil.copy(weights, folder / "tiny.safetensors")
-    pack = import_pack(monkeypatch, fake)
-    listed = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
-    names = ("load", "encode", "restore", "picture", "video", "compare")
-    host = sys.modules["installed_pack.nodes.host"]
-    return SimpleNamespace(**dict(zip(names, listed, strict=False)), host=host)
 
 
 def values(output: Any) -> Any:

@@ -184,7 +184,6 @@ def test_bad_options(restorer: Restorer, picture: Tensor) -> None:
         with pytest.raises(ValueError, match=message):
             restorer.restore(picture, ok, **options)
     for instruction, message in (
-        ([], "empty list"),
         (torch.ones(1, 255), r"shape \(1, 255\)"),
         (ok * float("nan"), "finite"),
         ("remove the rain", "restorer.encode"),
@@ -192,6 +191,16 @@ def test_bad_options(restorer: Restorer, picture: Tensor) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             restorer.restore(picture, instruction)
+
+
+def test_no_instruction_gives_back_the_picture(restorer: Restorer, picture: torch.Tensor) -> None:
+    kept, batch = picture.clone(), picture[None].expand(3, -1, -1, -1)
+    assert restorer.restore(picture, []) is picture and restorer.restore(batch, ()) is batch
+    assert torch.equal(picture, kept)
+    with pytest.raises(ValueError, match="strength is 2"):
+        restorer.restore(picture, [], strength=2)
+    frames = [*restorer.restore_frames([picture, picture], [])]
+    assert all(frame is picture for frame in frames) and len(frames) == 2
 
 
 class Handle:

@@ -53,6 +53,11 @@ def test_widgets_newer_than_the_workflow_have_their_defaults() -> None:
                      "depth": 8, "method": "fast"}  # fmt: skip
 
 
+def test_our_own_old_workflows_have_the_defaults_too() -> None:
+    workflow = {"nodes": [{"id": 2, "type": "InstructIR_Save", "widgets_values": []}], "links": []}
+    assert to_api(workflow, INFO, old=True)["2"]["inputs"] == {"depth": 8}
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "linked", "message"),
     [

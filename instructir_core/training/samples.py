@@ -212,7 +212,7 @@ def draw_crop(
     return crops
 
 
-def _recolour(image: Pixels, rng: np.random.Generator) -> Pixels:
+def recolour(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Other hues, saturation and brightness; what is grey stays grey, so that casts still show."""
     grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
     # Hues turn about the axis of the greys.
@@ -226,7 +226,7 @@ def _recolour(image: Pixels, rng: np.random.Generator) -> Pixels:
     return np.clip(lightness[..., None] + chroma, 0.0, 1.0).astype(np.float32)
 
 
-def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
+def thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Wires, masts and window bars: bright lines of about a pixel, alone or as a grid."""
     height, width = image.shape[:2]
     canvas = Image.new("L", (2 * width, 2 * height))
@@ -247,7 +247,7 @@ def _thin_lines(image: Pixels, rng: np.random.Generator) -> Pixels:
     return (image + cover * (colour - image)).astype(np.float32)
 
 
-def _even_sky(image: Pixels, rng: np.random.Generator) -> Pixels:
+def even_sky(image: Pixels, rng: np.random.Generator) -> Pixels:
     """The upper 30 to 90 % of a scene as a sky (or wall) without any detail, softly joined."""
     height, width = image.shape[:2]
     corners = np.clip(rng.uniform(0.25, 0.95) + rng.normal(0.0, 0.07, (2, 2, 3)), 0.0, 1.0)
@@ -291,11 +291,11 @@ def draw_pair(
     busy = 0.0 if recipe.whole_scene else 0.7
     (clean,) = draw_crop([photo], size + 2 * margin, rng, busy=busy)
     if not plain and recipe.whole_scene and rng.random() < _RECOLOUR_SHARE:
-        clean = _recolour(clean, rng)
+        clean = recolour(clean, rng)
     if not plain and source.task == "rain" and rng.random() < _LINES_SHARE:
-        clean = _thin_lines(clean, rng)
+        clean = thin_lines(clean, rng)
     if not plain and recipe.whole_scene and rng.random() < _SKY_SHARE:
-        clean = _even_sky(clean, rng)
+        clean = even_sky(clean, rng)
     if plain:
         degraded = source.degrade(clean, rng)
     else:

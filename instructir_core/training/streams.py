@@ -29,6 +29,8 @@ class Stream(IntEnum):
     """When the head's last layer is fitted anew."""
     LANGUAGES = 9
     """Sentences, and parts of them, that the encoder learns languages by."""
+    DIAGNOSES = 10
+    """Pictures to diagnose, and the order in which they are learned."""
 
 
 def stream(seed: int, which: Stream, *place: int) -> np.random.Generator:

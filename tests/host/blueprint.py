@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from examples import Node, encode, load_model
+from examples import Node, encode, load_model, restoring
 from layout import layout
 
 NAME = "Restore Photo"
@@ -28,7 +28,7 @@ def blueprint(object_info: dict[str, Any], version: str) -> dict[str, Any]:
         "load": load_model(),
         "say": encode("please remove the noise"),
         "restore": Node(
-            "InstructIR_RestoreImage", 2, (1.0, 0, 64),
+            "InstructIR_RestoreImage", 2, restoring(),
             {"restorer": ("load", 0), "instruction": ("say", 0)},
         ),
     }  # fmt: skip

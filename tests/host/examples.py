@@ -16,8 +16,9 @@ MODELS = {
 """Loader -> folder and address of its file, for the editor's missing-model dialog."""
 SIZES = {
     "InstructIR_LoadModel": (320, 90), "InstructIR_EncodeInstruction": (320, 220),
-    "InstructIR_RestoreImage": (320, 170), "InstructIR_SamplePicture": (320, 60),
+    "InstructIR_RestoreImage": (320, 220), "InstructIR_SamplePicture": (320, 60),
     "InstructIR_SampleVideo": (320, 40), "InstructIR_BeforeAfter": (560, 400),
+    "InstructIR_SuggestInstruction": (320, 130), "InstructIR_TryAllInstructions": (640, 400),
     "PreviewAny": (320, 140), "SaveImage": (320, 300), "SaveVideo": (320, 340),
     "ImageCompare": (560, 400), "MarkdownNote": (320, 240), "GetVideoComponents": (320, 110),
     "CreateVideo": (320, 110), "UpscaleModelLoader": (320, 60), "ImageScaleBy": (320, 90),
@@ -29,7 +30,9 @@ SIZES = {
 COLOURS = {
     "InstructIR_LoadModel": ("#323", "#535"),
     "InstructIR_EncodeInstruction": ("#232", "#353"),
+    "InstructIR_SuggestInstruction": ("#232", "#353"),
     "InstructIR_RestoreImage": ("#223", "#335"),
+    "InstructIR_TryAllInstructions": ("#223", "#335"),
 }
 """Title and body, of the editor's own palette: purple, green and blue."""
 
@@ -70,18 +73,32 @@ def restore(
     source: str = "image", instruction: str = "say", column: int = 2, strength: float = 1.0
 ) -> Node:
     links = {"restorer": ("load", 0), "image": (source, 0), "instruction": (instruction, 0)}
-    return Node("InstructIR_RestoreImage", column, (strength, 0, 64), links)
+    return Node("InstructIR_RestoreImage", column, restoring(strength), links)
+
+
+def restoring(strength: float = 1.0) -> tuple[Any, ...]:
+    """What stands on Restore Image."""
+    return strength, 0, 64, "warn", False
+
+
+def suggest(column: int = 1) -> Node:
+    links = {"restorer": ("load", 0), "image": ("image", 0)}
+    return Node("InstructIR_SuggestInstruction", column, (2, 0.0), links)
 
 
 def compare(
-    before: str = "image", after: str = "restore", column: int = 3, read: str = "say"
+    before: str = "image",
+    after: str = "restore",
+    column: int = 3,
+    read: str = "say",
+    output: int = 1,
 ) -> Node:
-    links = {"before": (before, 0), "after": (after, 0), "read": (read, 1)}
+    links = {"before": (before, 0), "after": (after, 0), "read": (read, output)}
     return Node("InstructIR_BeforeAfter", column, (768, 3), links)
 
 
-def words(source: str = "say", column: int = 2) -> Node:
-    return Node("PreviewAny", column, (), {"source": (source, 1)})
+def words(source: str = "say", column: int = 2, output: int = 1) -> Node:
+    return Node("PreviewAny", column, (), {"source": (source, output)})
 
 
 def save(source: str = "restore", column: int = 3, name: str = "restored", **more: Any) -> Node:
@@ -234,6 +251,38 @@ EXAMPLES: dict[str, dict[str, Node]] = {
             "VAEDecode", 5, (), {"samples": ("sample", 0), "vae": ("checkpoint", 2)}, asleep=True
         ),
         "save": save("decode", 6, "image_to_image", asleep=True),
+    },
+    "08 Without a word": {
+        "load": load_model(),
+        "image": sample("night (too dark)"),
+        "note": note(
+            "### It looks, and says what it needs\n*Suggest Instruction* finds what is wrong and "
+            "gives it to Restore Image in the order that suits. Where it finds nothing, the "
+            "picture stays as it is. Try every sample." + YOURS
+        ),
+        "say": suggest(),
+        "restore": restore(),
+        "read": words(output=2),
+        "compare": compare(output=2),
+        "save": save(),
+    },
+    "09 Try every instruction": {
+        "load": load_model(),
+        "image": sample("canyon (haze)"),
+        "note": note(
+            "### All of them side by side\nA small view under every instruction, with how bad "
+            "each thing seems and how much was changed; the best guess has a frame. Then choose: "
+            "the *preset* of Encode Instruction restores the whole picture." + YOURS
+        ),
+        "say": encode("clear the haze", preset="remove haze"),
+        "try": Node(
+            "InstructIR_TryAllInstructions", 1, (512,),
+            {"restorer": ("load", 0), "image": ("image", 0)},
+        ),
+        "restore": restore(),
+        "read": words(),
+        "compare": compare(),
+        "save": save(),
     },
 }  # fmt: skip
 """File name -> nodes, from the top of their columns down; the order is that of a lesson."""

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_model import CLASSES, tiny_parts
+from tiny_model import CLASSES, fill, tiny_parts
 from websocket import WebSocketTimeoutException, create_connection
 
 from instructir_core import checkpoint
+from instructir_core.diagnose import Diagnosis
 
 ROOT = Path(__file__).parents[2]
 Graph = dict[str, dict[str, Any]]
@@ -237,11 +238,13 @@ class _StallingAnswer(BaseHTTPRequestHandler):
 
 
 def write_models(models: Path) -> None:
-    """A tiny InstructIR under another name, a wrong file, and a tiny random x4 upscaler."""
+    """A tiny InstructIR, another without diagnosis, a wrong file, a tiny random x4 upscaler."""
     network, head, encoder = tiny_parts()
-    for name in ("tiny.safetensors", "sub/deep.safetensors"):
+    diagnosis = fill(Diagnosis(), 0.1)
+    for name, more in (("tiny.safetensors", diagnosis), ("sub/deep.safetensors", None)):
         path = models / "instructir" / name
-        checkpoint.save(path, network, head, CLASSES, encoder, {"name": path.stem})
+        said = {"name": path.stem}
+        checkpoint.save(path, network, head, CLASSES, encoder, said, diagnosis=more)
     save_file({"layer.weight": torch.zeros(2)}, models / "instructir" / "wrong.safetensors")
     save_file(tiny_upscaler(), models / "upscale_models" / "RealESRGAN_x4plus.safetensors")
 

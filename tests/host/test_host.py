@@ -405,7 +405,7 @@ def test_example_workflows(host: Host, path: Path) -> None:
 
 @pytest.mark.parametrize("path", OLD_WORKFLOWS, ids=lambda p: p.stem)
 def test_workflows_saved_by_0_1_0(host: Host, path: Path) -> None:
-    graph = to_api(json.loads(path.read_text("utf-8")), host.object_info)
+    graph = to_api(json.loads(path.read_text("utf-8")), host.object_info, old=True)
     if path.stem not in NEEDS_DIFFUSION:
         run = host.run(graph)
         assert run.succeeded, run.error

@@ -33,13 +33,13 @@ def default_of(spec: list[Any]) -> Any:
 
 
 def read_widgets(
-    kind: str, info: dict[str, Any], values: list[Any], prefix: str = ""
+    kind: str, info: dict[str, Any], values: list[Any], prefix: str = "", old: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Value and spec of each input by its full name, taking what it uses from `values`.
 
     What the choice of a dynamic menu brings comes right after it, named `menu.input`. Widgets that
-    a core node got after the workflow was saved have their defaults, as in the editor; our own
-    examples must know all of our widgets.
+    a node got after the workflow was saved have their defaults, as in the editor; but our own
+    examples must know all of our widgets, unless they are `old`.
     """
     inputs: dict[str, Any] = {}
     specs: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def read_widgets(
             continue
         options = options_of(spec)
         saved = bool(values)
-        assert saved or not kind.startswith(OURS), f"{kind}: no value for {name}"
+        assert saved or old or not kind.startswith(OURS), f"{kind}: no value for {name}"
         inputs[name] = values.pop(0) if saved else default_of(spec)
         assert inputs[name] is not None, f"{kind}: no value for {name}"
         # The editor saves a second value for these: its button, or what follows a run.
@@ -60,16 +60,16 @@ def read_widgets(
         if spec[0] == DYNAMIC:
             brought = {option["key"]: option["inputs"] for option in options["options"]}
             assert inputs[name] in brought, f"{kind}: no {inputs[name]} in the menu {name}"
-            below = read_widgets(kind, brought[inputs[name]], values, f"{name}.")
+            below = read_widgets(kind, brought[inputs[name]], values, f"{name}.", old)
             inputs |= below[0]
             specs |= below[1]
     return inputs, specs
 
 
 def to_api(
-    workflow: dict[str, Any], object_info: dict[str, Any], muted: bool = False
+    workflow: dict[str, Any], object_info: dict[str, Any], muted: bool = False, old: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """What runs; nodes that are muted only where asked for.
+    """What runs; nodes that are muted only where asked for; ``old`` as `read_widgets`.
 
     Raises AssertionError where a node is unknown, a link dangles or widgets do not add up.
     """
@@ -82,7 +82,7 @@ def to_api(
         assert node["type"] in object_info, f"unknown node {node['type']}"
         info = object_info[node["type"]]["input"]
         values = list(node.get("widgets_values", []))
-        inputs, specs = read_widgets(node["type"], info, values)
+        inputs, specs = read_widgets(node["type"], info, values, old=old)
         assert not values, f"{node['type']}: {len(values)} values too many"
         for slot in node.get("inputs", []):
             if slot.get("link") is None:

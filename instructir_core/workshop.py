@@ -1,4 +1,4 @@
-"""The commands that train and score; `cli` holds the others."""
+"""The command line's workshop: the corpus, training and scoring; `cli` is its front door."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import official, pictures, sheets
-from .arguments import changed_settings
+from .arguments import Command, changed_settings
 from .files import brief, lacks_memory
 from .pipeline import Restorer
 from .text import TransformersEncoder
@@ -33,7 +33,7 @@ def load(options: argparse.Namespace, device: str | None) -> Restorer:
         ) from exc
 
 
-def corpus(options: argparse.Namespace) -> int:
+def _corpus(options: argparse.Namespace) -> int:
     from .evaluation.experiments import read_sentences
     from .training.corpus import card, load_corpus, write_tsv
 
@@ -44,7 +44,7 @@ def corpus(options: argparse.Namespace) -> int:
     return 0
 
 
-def train_reader(options: argparse.Namespace) -> int:
+def _train_reader(options: argparse.Namespace) -> int:
     from .evaluation.experiments import read_sentences
     from .training.corpus import SPLITS, load_corpus
     from .training.sentence_training import train_reader
@@ -63,7 +63,39 @@ def train_reader(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(options: argparse.Namespace) -> int:
+def _train_diagnosis(options: argparse.Namespace) -> int:
+    try:
+        from .training.diagnosis_training import collect, train_diagnosis
+    except ImportError as exc:
+        raise ValueError(_needs(exc)) from exc
+    for name, least in (("minutes", 0.0), ("samples", 15)):
+        value = getattr(options, name)
+        if value is not None and not value > least:
+            raise ValueError(f"--{name} is {value}; expected more than {least:g}.")
+    _check_folders(options.photos, options.graphics)
+    training, held = collect(options.photos, options.skip, options.hold_out, options.graphics)
+    path = train_diagnosis(
+        training, held, options.out, seed=options.seed,
+        minutes=options.minutes, samples=options.samples,
+    )  # fmt: skip
+    print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --diagnosis {path}")
+    return 0
+
+
+def _needs(exc: ImportError) -> str:
+    return (
+        f"Training needs the package {exc.name}, which restoring does not. Install it with: "
+        'pip install "instructir[torch,train]"'
+    )
+
+
+def _check_folders(*folders: Path | None) -> None:
+    for folder in folders:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
+
+
+def _train(options: argparse.Namespace) -> int:
     from .evaluation.experiments import read_sentences
 
     try:
@@ -71,15 +103,10 @@ def train(options: argparse.Namespace) -> int:
         from .training.samples import collect_sources
         from .training.trainer import train
     except ImportError as exc:
-        raise ValueError(
-            f"Training needs the package {exc.name}, which restoring does not. Install it with: "
-            'pip install "instructir[torch,train]"'
-        ) from exc
+        raise ValueError(_needs(exc)) from exc
     if options.preset not in PRESETS:
         raise ValueError(f"--preset {options.preset}: expected one of {', '.join(PRESETS)}.")
-    for folder in (options.photos, options.data):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"{folder}: found no such folder; expected one of pictures.")
+    _check_folders(options.photos, options.data)
     if options.photos is None and options.data is None:
         raise ValueError("Found neither --photos nor --data; expected a folder to train on.")
     config = replace(PRESETS[options.preset], **changed_settings(vars(options)))
@@ -101,7 +128,7 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def datasets(options: argparse.Namespace) -> int:
+def _datasets(options: argparse.Namespace) -> int:
     from .training.published_sets import DATASETS, find_datasets
 
     found = find_datasets(options.root)
@@ -113,7 +140,7 @@ def datasets(options: argparse.Namespace) -> int:
     return 0
 
 
-def contact_sheet(options: argparse.Namespace) -> int:
+def _contact_sheet(options: argparse.Namespace) -> int:
     from .training.recipes import contact_sheet
 
     photo = pictures.read(options.photo).pixels
@@ -124,7 +151,7 @@ def contact_sheet(options: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation.experiments import Evaluation, evaluate, read_test_sentences
     from .evaluation.report import Report, provenance
     from .evaluation.sets import files
@@ -135,6 +162,8 @@ def evaluate(options: argparse.Namespace) -> int:
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; expected {least} or more.")
     sets, chains = _test_sets(options)
+    if options.suggest:
+        return _evaluate_suggestions(options, sets)
     evaluation = Evaluation(
         sets=sets,
         chains=chains,
@@ -151,6 +180,31 @@ def evaluate(options: argparse.Namespace) -> int:
     restorer = load(options, options.device)
     source = provenance(restorer, official.named_path(options.model), **kept)
     evaluate(restorer, evaluation, Report(options.out, source), lpips=options.lpips)
+    return 0
+
+
+def _evaluate_suggestions(options: argparse.Namespace, sets: list[ImageSet]) -> int:
+    from .evaluation.diagnosis import evaluate_suggestions
+    from .evaluation.report import Report, provenance
+    from .evaluation.sets import files
+    from .training.diagnosis_training import collect
+
+    held = None
+    if options.held_out:
+        photos = options.held_out, options.skip, options.hold_out, options.graphics
+        held = collect(*photos)[1]
+    unchanged = files(options.identity) if options.identity else ()
+    if not (sets or held or unchanged):
+        raise ValueError(
+            "Found nothing to diagnose; expected --held-out, --identity, --suite, --pairs or "
+            "--clean. See: instructir evaluate --help"
+        )
+    restorer = load(options, options.device)
+    source = provenance(restorer, official.named_path(options.model), suggest=options.suggest)
+    evaluate_suggestions(
+        restorer, sets, held, unchanged=unchanged, count=options.suggest, limit=options.limit,
+        report=Report(options.out, source),
+    )  # fmt: skip
     return 0
 
 
@@ -177,6 +231,18 @@ def _test_sets(
                 chains.append((files(Path(folder)), recipe))
             else:
                 sets.append(synthetic(Path(folder), recipe, size=options.size))
-    if options.held_out:
+    if options.held_out and not options.suggest:
         sets += held_out(options.held_out, options.skip, options.hold_out)
     return sets, chains
+
+
+WORKSHOP: dict[str, Command] = {
+    "corpus": _corpus,
+    "train-reader": _train_reader,
+    "train-diagnosis": _train_diagnosis,
+    "train": _train,
+    "datasets": _datasets,
+    "degradations": _contact_sheet,
+    "evaluate": _evaluate,
+}
+"""What `arguments.make_parser` runs, by name."""
