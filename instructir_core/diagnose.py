@@ -29,8 +29,8 @@ _RANKS = (0.0, 0.3, 0.6, 0.8, 0.95, 1.0)
 _QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _SCALES = 4
 """Octaves whose detail is measured."""
-_CROP_STATISTICS = 3 * _SCALES + 4 + 2
-_VIEW_STATISTICS = 4 * len(_QUANTILES) + 3
+_CROP_STATISTICS = 4 * _SCALES + 4 + 2
+_VIEW_STATISTICS = 6 * len(_QUANTILES) + 3
 
 
 def severity(psnr: float) -> float:
@@ -47,7 +47,7 @@ class DiagnosisConfig:
     """Of each task: the severity from which a restoration is suggested."""
     widths: tuple[int, ...] = (16, 32, 64, 96)
     """Channels of the strided convolutions, each of which halves the size."""
-    hidden: int = 64
+    hidden: int = 96
     view: int = 128
     """Pixels of each side of the whole picture's view."""
     crop: int = 96
@@ -133,10 +133,10 @@ class Diagnosis(nn.Module):
         # To the colours of each pixel comes what sets it apart from its neighbours.
         self.view_tower = _tower(6, config.widths)
         self.crop_tower = _tower(6, config.widths)
-        # Statistics less their mean, in units of their spread over the samples of training.
-        self.register_buffer("usual", torch.zeros(2, _VIEW_STATISTICS + _CROP_STATISTICS))
         seen = 2 * config.widths[-1]
         wide = seen + _VIEW_STATISTICS + 3 * (seen + _CROP_STATISTICS)
+        # Features are judged less their mean, in units of their spread over samples of training.
+        self.register_buffer("usual", torch.zeros(2, wide))
         self.judge = nn.Sequential(
             nn.Linear(wide, config.hidden),
             nn.ReLU(),
@@ -145,7 +145,7 @@ class Diagnosis(nn.Module):
         )
 
     usual: Tensor
-    """(2, S + D): mean, and logarithm of the spread, of the view's and the crops' statistics."""
+    """(2, F): mean, and logarithm of the spread, of each of the features."""
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -159,16 +159,19 @@ class Diagnosis(nn.Module):
         ``view`` is (B, 3, V, V), ``crops`` (B, N, 3, C, C); ``whole`` (B, S) and ``detail``
         (B, N, D) are `view_statistics` and `crop_statistics` of them.
         """
+        return self.judged(self.features(view, crops, whole, detail))
+
+    def features(self, view: Tensor, crops: Tensor, whole: Tensor, detail: Tensor) -> Tensor:
+        """(B, F) of what `forward` takes: the towers' and the measured, pooled over crops."""
         batch, count = crops.shape[:2]
-        mean, spread = self.usual[0], self.usual[1].exp()
-        own = whole.shape[1]
-        whole = (whole - mean[:own]) / spread[:own]
-        detail = (detail - mean[own:]) / spread[own:]
         seen = _pooled(self.crop_tower, crops.flatten(0, 1)).reshape(batch, count, -1)
         local = torch.cat([seen, detail], dim=2)
         pooled = [local.mean(dim=1), local.amax(dim=1), local.amin(dim=1)]
-        features = [_pooled(self.view_tower, view), whole, *pooled]
-        logits: Tensor = self.judge(torch.cat(features, dim=1))
+        return torch.cat([_pooled(self.view_tower, view), whole, *pooled], dim=1)
+
+    def judged(self, features: Tensor) -> Tensor:
+        """(B, F) -> logits (B, tasks)."""
+        logits: Tensor = self.judge((features - self.usual[0]) / self.usual[1].exp())
         return logits
 
     @torch.inference_mode()
@@ -246,31 +249,43 @@ def crop_statistics(crops: Tensor) -> Tensor:
     scale, found = luma, []
     for _ in range(_SCALES):
         detail = (scale - _mean3(scale)).abs()
-        cells = F.avg_pool2d(detail, 4).flatten(1)
-        calm = cells.kthvalue(max(1, cells.shape[1] // 5), dim=1).values
         across = (scale[..., 1:] - scale[..., :-1]).abs().mean(dim=(1, 2, 3))
         down = (scale[..., 1:, :] - scale[..., :-1, :]).abs().mean(dim=(1, 2, 3))
-        found += [_log(detail.mean(dim=(1, 2, 3))), _log(calm), _log(across) - _log(down)]
+        found += [*_calm_and_busy(detail), _log(detail.mean(dim=(1, 2, 3)))]
+        found.append(_log(across) - _log(down))
         scale = F.avg_pool2d(scale, 2)
     colour = crops - luma
     for _ in range(2):
-        detail = (colour - _mean3(colour)).abs().mean(dim=1)
-        cells = F.avg_pool2d(detail[:, None], 4).flatten(1)
-        calm = cells.kthvalue(max(1, cells.shape[1] // 5), dim=1).values
-        found += [_log(detail.mean(dim=(1, 2))), _log(calm)]
+        detail = (colour - _mean3(colour)).abs().mean(dim=1, keepdim=True)
+        found += [_calm_and_busy(detail)[0], _log(detail.mean(dim=(1, 2, 3)))]
         colour = F.avg_pool2d(colour, 2)
-    for steps in ((luma[..., 1:] - luma[..., :-1]).abs(), luma.diff(dim=2).abs().transpose(2, 3)):
-        mean = steps.mean(dim=(1, 2))
-        found.append(_log(mean[:, 7::8].mean(dim=1)) - _log(mean.mean(dim=1)))
+    for steps in (luma.diff(dim=3).abs().mean(dim=(1, 2)), luma.diff(dim=2).abs().mean(dim=(1, 3))):
+        # Blocks begin with the picture, or where it was cut, anywhere.
+        blocks = [steps[:, start::8].mean(dim=1) for start in range(8)]
+        found.append(_log(torch.stack(blocks).amax(dim=0)) - _log(steps.mean(dim=1)))
     return torch.stack(found, dim=1)
 
 
+def _calm_and_busy(detail: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1, S, S) -> what a fifth of its cells of 4 x 4 lies below, and a twentieth above."""
+    cells = F.avg_pool2d(detail, 4).flatten(1).sort(dim=1).values
+    return _log(cells[:, cells.shape[1] // 5]), _log(cells[:, cells.shape[1] * 19 // 20])
+
+
 def view_statistics(view: Tensor) -> Tensor:
-    """(B, 3, S, S) -> (B, N): quantiles of brightness, of the darkest and the brightest channel
-    and of the colourfulness of the pixels, and the mean colour."""
-    low, high = view.amin(dim=1).flatten(1), view.amax(dim=1).flatten(1)
-    values = torch.stack([view.mean(dim=1).flatten(1), low, high, high - low], dim=1)
-    ordered = values.sort(dim=2).values
-    last = ordered.shape[2] - 1
-    picked = ordered[..., [round(q * last) for q in _QUANTILES]]
-    return torch.cat([picked.flatten(1), view.mean(dim=(2, 3))], dim=1)
+    """(B, 3, S, S) -> (B, N): quantiles of the brightness, the darkest and the brightest channel
+    and the colourfulness of the pixels, of the darkest (He et al., CVPR 2009) and the span of the
+    brightness in the patch around each, and the mean colour."""
+    luma, low, high = view.mean(dim=1), view.amin(dim=1), view.amax(dim=1)
+    dark = -F.max_pool2d(-low, _PATCH, 2)
+    span = F.max_pool2d(luma, _PATCH, 2) + F.max_pool2d(-luma, _PATCH, 2)
+    found = []
+    for values in (luma, low, high, high - low, dark, span):
+        ordered = values.flatten(1).sort(dim=1).values
+        last = ordered.shape[1] - 1
+        found.append(ordered[:, [round(q * last) for q in _QUANTILES]])
+    return torch.cat([*found, view.mean(dim=(2, 3))], dim=1)
+
+
+_PATCH = 9
+"""Pixels of the view across a patch."""

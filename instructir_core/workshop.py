@@ -65,7 +65,8 @@ def _train_reader(options: argparse.Namespace) -> int:
 
 def _train_diagnosis(options: argparse.Namespace) -> int:
     try:
-        from .training.diagnosis_training import collect, train_diagnosis
+        from .training.diagnosis_samples import collect
+        from .training.diagnosis_training import train_diagnosis
     except ImportError as exc:
         raise ValueError(_needs(exc)) from exc
     for name, least in (("minutes", 0.0), ("samples", 15)):
@@ -187,7 +188,7 @@ def _evaluate_suggestions(options: argparse.Namespace, sets: list[ImageSet]) -> 
     from .evaluation.diagnosis import evaluate_suggestions
     from .evaluation.report import Report, provenance
     from .evaluation.sets import files
-    from .training.diagnosis_training import collect
+    from .training.diagnosis_samples import collect
 
     held = None
     if options.held_out:

@@ -18,6 +18,7 @@ from instructir_core import Restorer, checkpoint
 from instructir_core.cli import main
 from instructir_core.diagnose import Diagnosis, DiagnosisConfig, look, severity
 from instructir_core.tasks import CLASSES, TASKS
+from instructir_core.training import diagnosis_samples as samples
 from instructir_core.training import diagnosis_training as training
 from instructir_core.training.imaging import quantize
 from instructir_core.training.recipes import RECIPES
@@ -206,7 +207,7 @@ def test_severity_is_measured() -> None:
     # 12 of 255 off everywhere: 20 log10(255 / 12) = 26.55 dB.
     clean = np.full((64, 64, 3), 100 / 255, np.float32)
     off = np.full((64, 64, 3), 112 / 255, np.float32)
-    assert severity(training._psnr(clean, off)) == pytest.approx((40 - 26.547) / 25, abs=1e-4)
+    assert severity(samples._psnr(clean, off)) == pytest.approx((40 - 26.547) / 25, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +219,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sample_says_what_was_done_to_it(photos: Path) -> None:
-    sources = training.collect(photos)[0]
+    sources = samples.collect(photos)[0]
     seen: set[int] = set()
     for number in range(60):
-        sample = training.draw_sample(sources, np.random.default_rng(number))
+        sample = samples.draw_sample(sources, np.random.default_rng(number))
         assert sample.picture.dtype == np.float32 and sample.picture.shape == sample.clean.shape
         assert np.allclose(sample.picture * 255, np.rint(sample.picture * 255), atol=1e-3)
         wrong = {task for task, value in sample.severities.items() if value > 0}
@@ -235,7 +236,7 @@ def test_a_sample_says_what_was_done_to_it(photos: Path) -> None:
         if not sample.tasks:
             assert np.array_equal(sample.picture, sample.clean)
     assert seen == {0, 1, 2}
-    again = training.draw_sample(sources, np.random.default_rng(59))
+    again = samples.draw_sample(sources, np.random.default_rng(59))
     assert np.array_equal(again.picture, sample.picture)
 
 
@@ -243,19 +244,19 @@ def test_what_files_do_is_done_to_the_clean_picture_too() -> None:
     picture = quantize(photo(3) / 255.0)
     saved_alike = 0
     for seed in range(40):
-        kept = training._file(np.random.default_rng(seed))(picture)
-        assert np.array_equal(kept, training._file(np.random.default_rng(seed))(picture))
+        kept = samples._file(np.random.default_rng(seed))(picture)
+        assert np.array_equal(kept, samples._file(np.random.default_rng(seed))(picture))
         saved_alike += kept.shape == picture.shape and np.array_equal(kept, picture)
     assert 5 < saved_alike < 30
 
 
-@pytest.mark.parametrize("make", [training.night, training.shallow_focus])
+@pytest.mark.parametrize("make", [samples.night, samples.shallow_focus])
 def test_clean_pictures_stay_pictures(make: object) -> None:
     picture = quantize(photo(4) / 255.0)
     for seed in range(5):
         made = make(picture, np.random.default_rng(seed))  # type: ignore[operator]
         assert made.shape == picture.shape and made.min() >= 0 and made.max() <= 1
-    if make is training.night:
+    if make is samples.night:
         assert made.mean() < 0.75 * picture.mean() and made.max() > 0.6 * picture.max()
     else:
         same = np.abs(made - picture).max(axis=2) < 0.02
@@ -281,8 +282,8 @@ def test_a_short_training_learns_and_its_file_loads(
 
 
 def test_the_loss_falls_and_what_is_wrong_is_told(photos: Path) -> None:
-    sources = training.collect(photos)[0]
-    lessons = training.make_lessons(sources, 0, 64, SMALL)
+    sources = samples.collect(photos)[0]
+    lessons = samples.make_lessons(sources, 0, 64, SMALL)
     torch.manual_seed(0)
     diagnosis = Diagnosis(SMALL)
     before = (training.answer(diagnosis.eval(), lessons) - lessons.severities).abs().mean()
@@ -298,7 +299,7 @@ def test_thresholds_lie_between_clean_and_plain() -> None:
     severities[20:, 0] = 0.6
     read = torch.full((40, 7), 0.02)
     read[:20, 0], read[20:, 0] = 0.11, 0.31
-    lessons = training.Lessons(*(torch.zeros(40, 1) for _ in range(4)), severities)
+    lessons = samples.Lessons(*(torch.zeros(40, 1) for _ in range(4)), severities)
     first, *others = training.calibrate(read, lessons)
     assert 0.15 < first < 0.27
     assert all(other >= 0.05 for other in others)

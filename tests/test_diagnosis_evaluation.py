@@ -18,7 +18,7 @@ from instructir_core.evaluation.metrics import psnr
 from instructir_core.evaluation.report import Report
 from instructir_core.evaluation.sets import ImageSet, Pair, files
 from instructir_core.tasks import TASKS
-from instructir_core.training.diagnosis_training import collect
+from instructir_core.training.diagnosis_samples import collect
 
 
 @pytest.fixture

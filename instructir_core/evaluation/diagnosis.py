@@ -25,7 +25,7 @@ from ..instruction import Instruction
 from ..pipeline import Restorer
 from ..suggest import Suggestion
 from ..tasks import NO_TASK, TASKS
-from ..training.diagnosis_training import Sample, Sources, draw_sample
+from ..training.diagnosis_samples import Sample, Sources, draw_sample
 from ..training.streams import Stream, stream
 from .metrics import Pixels, psnr
 from .report import Captioned, Report, Row
