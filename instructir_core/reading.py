@@ -89,7 +89,8 @@ _WORDS = {
         그리고|및|또한?|동시에|아울러
     """,
     TURN: r"""
-        but|just|only|without|(?<!do )not|no|don['’]?t|do not|never|keep(?:ing)?|leav(?:e|ing)|except
+        but|just|only|without|(?<!do )not|no|don['’]?t|do not|never|keep(?:ing)?|leav(?:e|ing)
+        except
         aber|nur|bloß|ohne|nicht|kein\w*|lass(?:e|en)?|behalte|sondern|außer
         mais|seulement|juste|sans|ne|pas|laisse[rz]?|garde[rz]?|conserve[rz]?|sauf
         pero|sino|sol[oa]|sólo|solamente|sin|no|deja|dejar|conserva|mantén|salvo
@@ -149,7 +150,9 @@ def _pattern() -> re.Pattern[str]:
 
 
 _CUTS = _pattern()
-_TURNS = re.compile(rf"(?:\s*(?:{_words(TURN)}|\b(?:i|you|please|pls)\b))+\s*", re.IGNORECASE)
+_TURNS = re.compile(
+    rf"(?:\s*(?:{_words(TURN)}|\b(?:i|you|please|pls)\b|[请請]))+\s*", re.IGNORECASE
+)
 _ORDERS = frozenset({THEN, FIRST, LAST, AFTER, BEFORE, SWAP})
 _LINKS = _ORDERS | {AND}
 _REFUSAL = re.compile(
@@ -168,19 +171,21 @@ _NEGATION = re.compile(
 """Marks a clause that may say what to leave alone, or what is not wrong."""
 
 _FORBIDDEN = re.compile(
-    r"(?:please |pls )?(?:(?:i )?(?:do not|don['’]?t|never|no need to|you needn['’]?t|needn['’]?t|"
+    r"\s*(?:please |pls )?(?:(?:i )?(?:do not|don['’]?t|never|no need to|(?:you )?needn['’]?t|"
     r"there(?:['’]s| is) no need to|you (?:do not|don['’]?t) (?:have|need) to) "
     r"(?:denois|sharpen|deblur|brighten|lighten|light up|lift|enlarg|upscal|resiz|dehaz|derain|"
     r"remove|get rid|take (?:the|away|out)|clean|clear|fix|enhanc|correct|boost|chang|touch|edit|"
     r"erase|wipe|smooth|make it (?:bright|light|sharp|big|larg|colou?r|vivid)|"
     r"want it (?:any )?(?:bigger|larger|brighter|lighter|sharper|more colou?rful)))|"
-    r"(?:请|請)?(?:[别別]|不要|不用|不必|无需|無需|不需要|没必要|沒必要|用不着|用不著)(?:再|去|给我)?"
+    r"[请請]?(?:[别別]|不要|不用|不必|[无無]需|不需要|[没沒]必要|用不[着著])(?:再|去|给我)?"
     r"(?:降噪|去噪|锐化|銳化|提亮|调亮|調亮|放大|调色|調色|美化|修复|修復|去[雾霧雨霾]|除[雾霧]|"
     r"[把将將].{1,6}(?:去|弄|除|消|修|处理|處理))",
     re.IGNORECASE,
 )
 """How a text begins that forbids what the model could do, by an action it names."""
-_LEFT_ALONE = re.compile("[别別勿]|不[要用必动動改变變]|[留保][着著留持]|无所谓|無所謂|没关系|沒關係")
+_LEFT_ALONE = re.compile(
+    "[别別勿]|不[要用必动動改变變]|[留保][着著留持]|无所谓|無所謂|没关系|沒關係"
+)
 """What makes the noun before it, with nothing between, the thing to leave alone."""
 
 PRICE = 0.15
@@ -293,7 +298,8 @@ def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
         known = NO_TASK in reader.tasks
         marks = _NEGATION if known else _REFUSAL
         negated = marks.search(text, clause.start, clause.end) is not None
-        if negated and not (known and read[i, i + 1].task in heard):
+        forbidden = _FORBIDDEN.match(text, clause.start, clause.end) is not None
+        if forbidden or (negated and not (known and read[i, i + 1].task in heard)):
             read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK, refused=True)
     said = _surely_said(text, [read[i, i + 1] for i in range(len(clauses))])
 

@@ -196,8 +196,7 @@ def _together(
 
 
 def _but_leave(text: str, tasks: Sequence[str], language: str, rng: np.random.Generator) -> str:
-    """The request with a fault of another task to leave alone; as it is where there are no words.
-    """
+    """The request with a fault of another task to leave alone, where the language has words."""
     others = sorted(set(_FAULTS.get(language, ())) - set(tasks))
     if not others:
         return text
