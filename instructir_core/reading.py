@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .instruction import Instruction
+from .instruction import Instruction, without
 from .tasks import NO_TASK
 from .text import word_spans
 
@@ -89,7 +89,8 @@ _WORDS = {
         그리고|및|또한?|동시에|아울러
     """,
     TURN: r"""
-        but|just|only|without|not|no|don['’]?t|do not|never|keep(?:ing)?|leav(?:e|ing)|except
+        but|just|only|without|(?<!do )not|no|don['’]?t|do not|never|keep(?:ing)?|leav(?:e|ing)
+        except
         aber|nur|bloß|ohne|nicht|kein\w*|lass(?:e|en)?|behalte|sondern|außer
         mais|seulement|juste|sans|ne|pas|laisse[rz]?|garde[rz]?|conserve[rz]?|sauf
         pero|sino|sol[oa]|sólo|solamente|sin|no|deja|dejar|conserva|mantén|salvo
@@ -149,8 +150,11 @@ def _pattern() -> re.Pattern[str]:
 
 
 _CUTS = _pattern()
-_TURNS = re.compile(rf"(?:\s*(?:{_words(TURN)}))+\s*", re.IGNORECASE)
+_TURNS = re.compile(
+    rf"(?:\s*(?:{_words(TURN)}|\b(?:i|you|please|pls)\b|[请請]))+\s*", re.IGNORECASE
+)
 _ORDERS = frozenset({THEN, FIRST, LAST, AFTER, BEFORE, SWAP})
+_LINKS = _ORDERS | {AND}
 _REFUSAL = re.compile(
     r"\b(?:don['’]?t|do not|never|without|keep|leave|not the|no need|ohne|lass|behalte|nicht den|"
     r"sans|laisse|garde|ne touche\w*|sin|deja|conserva|no toques|sem|deixa|não mex\w+|без|оставь|"
@@ -166,14 +170,36 @@ _NEGATION = re.compile(
 )
 """Marks a clause that may say what to leave alone, or what is not wrong."""
 
+_FORBIDDEN = re.compile(
+    r"\s*(?:please |pls )?(?:(?:i )?(?:do not|don['’]?t|never|no need to|(?:you )?needn['’]?t|"
+    r"there(?:['’]s| is) no need to|you (?:do not|don['’]?t) (?:have|need) to) "
+    r"(?:denois|sharpen|deblur|brighten|lighten|light up|lift|enlarg|upscal|resiz|dehaz|derain|"
+    r"remove|get rid|take (?:the|away|out)|clean|clear|fix|enhanc|correct|boost|chang|touch|edit|"
+    r"erase|wipe|smooth|make it (?:bright|light|sharp|big|larg|colou?r|vivid)|"
+    r"want it (?:any )?(?:bigger|larger|brighter|lighter|sharper|more colou?rful)))|"
+    r"[请請]?(?:[别別]|不要|不用|不必|[无無]需|不需要|[没沒]必要|用不[着著])(?:再|去|给我)?"
+    r"(?:降噪|去噪|锐化|銳化|提亮|调亮|調亮|放大|调色|調色|美化|修复|修復|去[雾霧雨霾]|除[雾霧]|"
+    r"[把将將].{1,6}(?:去|弄|除|消|修|处理|處理))",
+    re.IGNORECASE,
+)
+"""How a text begins that forbids what the model could do, by an action it names."""
+_LEFT_ALONE = re.compile(
+    "[别別勿]|不[要用必动動改变變]|[留保][着著留持]|无所谓|無所謂|没关系|沒關係"
+)
+"""What makes the noun before it, with nothing between, the thing to leave alone."""
+
 PRICE = 0.15
 """What a cut costs, in nats: the parts must be read by so much more surely than the whole."""
 UNHEARD = 0.3
 """What a part costs besides whose task the whole sentence hardly seems to ask for."""
 SURE = 0.95
 """A clause read with at least this probability says what it says, whatever stands beside it."""
+LINKED = 0.75
+"""The same of one that a word such as "and" or "then" ties to the next, or to the one before."""
 OVERHEARD = 0.6
 """What a part costs for each clause in it that is surely about another task."""
+REFUSED = 0.9
+"""How surely a refusal asks for nothing that is known by its words."""
 MOST_CLAUSES = 16
 """Clauses that are told apart; what follows them is one more."""
 LONGEST_SPAN = 6
@@ -214,7 +240,7 @@ class _Part(_Stretch):
     @property
     def share(self) -> float:
         """The probability of what was read; of a refusal that is known by its words, a high one."""
-        return 0.9 if self.refused else self.instruction.probabilities[self.task]
+        return REFUSED if self.refused else self.instruction.probabilities[self.task]
 
     @property
     def doubt(self) -> float:
@@ -230,7 +256,10 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     """
     whole = reader.read_all([text])[0]
     text = whole.text
-    wanted = [part for part in _divide(text, whole, reader) if part.task != NO_TASK]
+    divided = _divide(text, whole, reader)
+    if len(_clauses(text)) == 1 and NO_TASK in reader.tasks and _FORBIDDEN.match(text):
+        return (_forbidden(whole),)
+    wanted = [part for part in divided if part.task != NO_TASK]
     once = _once_each(wanted)
     parts = [piece for part in once for piece in _divide_unmarked(text, part, reader)]
     if len({part.task for part in parts}) > 1:
@@ -238,6 +267,13 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     if not parts or len(wanted) != 1 or whole.task == parts[0].task:
         return (whole,)
     return (parts[0].instruction,)
+
+
+def _forbidden(whole: Instruction) -> Instruction:
+    """The same, read as asking for nothing."""
+    if whole.task == NO_TASK:
+        return whole
+    return replace(whole, task=NO_TASK, probabilities=without(whole.probabilities, REFUSED))
 
 
 def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
@@ -262,10 +298,10 @@ def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
         known = NO_TASK in reader.tasks
         marks = _NEGATION if known else _REFUSAL
         negated = marks.search(text, clause.start, clause.end) is not None
-        if negated and not (known and read[i, i + 1].task in heard):
+        forbidden = _FORBIDDEN.match(text, clause.start, clause.end) is not None
+        if forbidden or (negated and not (known and read[i, i + 1].task in heard)):
             read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK, refused=True)
-    single = [read[i, i + 1] for i in range(len(clauses))]
-    said = [clause for clause in single if clause.task != NO_TASK and clause.share >= SURE]
+    said = _surely_said(text, [read[i, i + 1] for i in range(len(clauses))])
 
     def cost(part: _Part) -> float:
         inner = [c for c in said if part.start <= c.start and c.end <= part.end]
@@ -279,6 +315,18 @@ def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
         i, last = min(ways, key=lambda way: best[way[0]][0] + cost(way[1]))
         best.append((best[i][0] + cost(last), [*best[i][1], last]))
     return _said_before_dropped(best[-1][1])
+
+
+def _surely_said(text: str, clauses: Sequence[_Part]) -> list[_Part]:
+    """The clauses that ask for something on their own, whatever stands beside them."""
+    tied = [bool(clause.said & _LINKS) for clause in clauses] + [False]
+    return [
+        clause
+        for i, clause in enumerate(clauses)
+        if clause.task != NO_TASK
+        and clause.share >= (LINKED if tied[i] or tied[i + 1] else SURE)
+        and not _LEFT_ALONE.match(text, clause.end)
+    ]
 
 
 def _clauses(text: str) -> list[_Stretch]:

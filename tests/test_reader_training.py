@@ -17,7 +17,11 @@ from instructir_core.tasks import NO_TASK
 from instructir_core.text import HashedEncoderConfig
 from instructir_core.training.corpus import load_corpus
 from instructir_core.training.examples import (
+    _FAULTS,
+    _LOOKS,
+    _PAIR,
     OTHER,
+    PAIRED,
     build_examples,
     disguise,
     draw_foreign,
@@ -45,17 +49,43 @@ def test_shares_hear_every_class_alike_and_small_languages() -> None:
     assert again.texts == examples.texts and torch.equal(again.targets, examples.targets)
 
 
+def test_pairs_have_a_share_of_their_own() -> None:
+    examples = build_examples(CORPUS, 0)
+    paired = np.array(examples.meanings) == _PAIR
+    shares = examples.shares()
+    single = np.array([s != OTHER for s in examples.languages]) & ~paired
+    # No pair asks for nothing, and nothing is heard twice as often as each of the seven tasks.
+    assert shares[paired].sum() == pytest.approx(PAIRED * 0.7)
+    assert shares[single].sum() == pytest.approx((1 - PAIRED) * 0.7 + 0.2)
+
+
+def test_two_faults_are_said_in_one_breath() -> None:
+    assert _FAULTS.keys() == _LOOKS.keys()
+    for language, faults in _FAULTS.items():
+        assert [*faults] == [*_LOOKS[language]] and set(faults) == set(CLASSES) - {NO_TASK}
+    english = [s for s in CORPUS if s.language == "en"]
+    words = {t: f"{_FAULTS['en'][t]}|{_LOOKS['en'][t]}".split("|") for t in _FAULTS["en"]}
+    shared = 0
+    for tasks, _, text in draw_pairs(english, 800, np.random.default_rng(0)):
+        frames = ("get rid of {} and {}", "it is {} and {}", "both {} and {}", "remove {} and {}")
+        for frame in frames if len(tasks) == 2 else ():
+            said = [frame.format(a, b) for a in words[tasks[0]] for b in words[tasks[1]]]
+            shared += text in said
+    assert shared >= 10
+
+
 def test_pairs_are_of_one_language_and_ask_what_is_asked() -> None:
     task_of = {s.text.rstrip(".!?。！？"): s.task for s in CORPUS}
     pairs = draw_pairs(CORPUS, 300, np.random.default_rng(0))
     assert len({language for _, language, _ in pairs}) == 10
-    alone = 0
+    alone = whole = 0
     for tasks, _, text in pairs:
         assert NO_TASK not in tasks
         within = {task for known, task in task_of.items() if known in text}
-        assert set(tasks) <= within
+        # Some name two faults of these tasks in words of their own.
+        whole += set(tasks) <= within
         alone += NO_TASK in within and len(tasks) == 1
-    assert 40 < alone < 150
+    assert 40 < alone < 150 and whole > 260
 
 
 def test_other_languages_are_not_those_of_the_tests() -> None:

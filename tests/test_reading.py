@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from word_reader import WordReader
+import torch
+from word_reader import KNOWN, WordReader
 
 from instructir_core import Restorer
+from instructir_core.instruction import Instruction
 from instructir_core.reading import MOST_CLAUSES, ORDER, read_parts
 from instructir_core.tasks import NO_TASK, TASKS
 
@@ -86,6 +90,47 @@ def test_parts_and_their_order(text: str, expected: str) -> None:
 )
 def test_what_asks_for_nothing_is_left_out(text: str, expected: str) -> None:
     assert tasks(text) == expected.split()
+
+
+class Hasty(WordReader):
+    """Hears one task of several in a sentence, and no refusal, as trained readers may."""
+
+    def read(self, text: str) -> Instruction:
+        found = [t for t, words in KNOWN.items() if re.search(words, text, re.IGNORECASE)]
+        task = NO_TASK if "留着" in text or not found else found[-1]
+        share = 0.93 if len(found) == 1 else 0.96
+        shares = {t: share if t == task else (1 - share) / 7 for t in self.tasks}
+        return Instruction(text, torch.zeros(1, 256), task, shares, self.name)
+
+
+def test_what_a_link_ties_is_heard_in_its_clause() -> None:
+    assert tasks("remove the noise and sharpen it", Hasty()) == ["noise", "blur"]
+    assert tasks("去噪并锐化", Hasty()) == ["noise", "blur"]
+    # A comma alone says less: what stands there may describe what is asked for.
+    assert tasks("remove the noise, sharpen it", Hasty()) == ["blur"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("don't remove the grain", NO_TASK),
+        ("do not sharpen this", NO_TASK),
+        ("Please never brighten it", NO_TASK),
+        ("I don't want it any brighter", NO_TASK),
+        ("不要去噪", NO_TASK),
+        ("请别把雾去了", NO_TASK),
+        ("雨留着别去", NO_TASK),
+        ("don't denoise, only brighten it", "lol"),
+        ("不用提亮，去雾就好", "haze"),
+        # What it does not want is the fault, not the repair.
+        ("I don't want noise", "noise"),
+        ("don't leave the fog in", "haze"),
+        ("不要雨", "rain"),
+    ],
+)
+def test_a_repair_that_is_forbidden_by_its_name(text: str, expected: str) -> None:
+    assert tasks(text, Hasty()) == [expected]
+    assert all(part.asks_nothing == (part.task == NO_TASK) for part in read_parts(text, Hasty()))
 
 
 def test_one_task_stays_the_whole_sentence() -> None:

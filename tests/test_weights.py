@@ -41,10 +41,10 @@ def test_file() -> None:
 # What was measured on these weights, less about one sentence in fifty. Wanted are 0.97 in English,
 # 0.94 in Chinese and 0.9 elsewhere: the card says by how much each misses.
 READ = {
-    "test_sentences": 0.94, "test_sentences_zh": 0.92, "test_sentences_zh-Hant": 0.94,
-    "test_sentences_ja": 0.91, "test_sentences_ko": 0.76, "test_sentences_de": 0.82,
-    "test_sentences_fr": 0.81, "test_sentences_es": 0.88, "test_sentences_pt": 0.79,
-    "test_sentences_ru": 0.69,
+    "test_sentences": 0.94, "test_sentences_zh": 0.92, "test_sentences_zh-Hant": 0.92,
+    "test_sentences_ja": 0.91, "test_sentences_ko": 0.81, "test_sentences_de": 0.86,
+    "test_sentences_fr": 0.87, "test_sentences_es": 0.9, "test_sentences_pt": 0.88,
+    "test_sentences_ru": 0.8,
 }  # fmt: skip
 """Files of one-task sentences that no training saw -> the share that is read right at least."""
 
@@ -62,9 +62,9 @@ def test_reads_sentences_it_never_saw(mini: Restorer, name: str) -> None:
 
 
 OTHER_WAYS = {
-    "negation_sentences": 0.84, "negation_sentences_zh": 0.71,
-    "opposite_sentences": 0.63, "opposite_sentences_zh": 0.6,
-    "two_step_sentences": 0.83, "two_step_sentences_zh": 0.7,
+    "negation_sentences": 0.79, "negation_sentences_zh": 0.79,
+    "opposite_sentences": 0.66, "opposite_sentences_zh": 0.56,
+    "two_step_sentences": 0.94, "two_step_sentences_zh": 0.81,
 }  # fmt: skip
 """What not to do, the opposite of a task, two tasks in their order; wanted are 0.9."""
 

@@ -24,6 +24,10 @@ VARIANTS = 5
 """Times each corpus sentence is drawn as another person would type it."""
 SHORT = 8
 """Words up to which a request is joined with another: long ones make no natural pair."""
+_PAIR = "pair"
+"""The meaning of all that is joined of two requests."""
+PAIRED = 0.25
+"""Share of what is joined of two requests among the examples of a task and language."""
 OTHER = ""
 """Stands for every language that the encoder does not know."""
 
@@ -39,14 +43,14 @@ class Examples:
     """Of each text; `OTHER` where it should not be read."""
 
     meanings: list[str]
-    """Of each text, as `Sentence.meaning`; those of pairs and of `OTHER` are one."""
+    """Of each text, as `Sentence.meaning`; `_PAIR` and, of `OTHER`, none."""
 
     def shares(self) -> npt.NDArray[np.float64]:
         """(N,) how often to draw each.
 
         Every task alike, `NO_TASK` twice as often, for it must hold against each of them, and
         `OTHER` as one more. Within these, languages and within them meanings by the square root of
-        what there is of them, so that small ones are heard.
+        what there is of them, so that small ones are heard; pairs have a share of their own.
         """
         cells: dict[tuple[int, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, task in enumerate(self.targets.argmax(1).tolist()):
@@ -60,9 +64,12 @@ class Examples:
         for (task, _), meanings in cells.items():
             cell = sum(map(len, meanings.values())) ** 0.5 / mass[task]
             cell *= 2.0 if task == CLASSES.index(NO_TASK) else 1.0
+            pairs = meanings.pop(_PAIR, [])
+            paired = (PAIRED if meanings else 1.0) if pairs else 0.0
+            shares[pairs] = cell * paired / max(len(pairs), 1)
             roots = sum(len(rows) ** 0.5 for rows in meanings.values())
             for rows in meanings.values():
-                shares[rows] = cell / roots * len(rows) ** -0.5
+                shares[rows] = cell * (1.0 - paired) / roots * len(rows) ** -0.5
         return shares / shares.sum()
 
 
@@ -91,7 +98,7 @@ def build_examples(corpus: Sequence[Sentence], seed: int, *, languages: bool = T
         texts.append(vary(text, rng, language))
         targets.append(_targets(tasks))
         spoken.append(language)
-        meanings.append("")
+        meanings.append(_PAIR)
     if languages:
         foreign = draw_foreign(corpus, len(corpus) // 4, rng)
         texts += foreign
@@ -114,6 +121,87 @@ _IN_ORDER = {
     "ru": "сначала {0}, потом {1}|{0} {1}|прежде чем {1}, {0}|{1}, но сначала {0}",
 }
 """Two requests whose order is said, or with nothing between them."""
+
+
+_FAULTS = {
+    "en": {
+        "noise": "the noise|the grain|the graininess|the specks|the static",
+        "blur": "the blur|the shake|the softness|the motion blur",
+        "rain": "the rain|the raindrops|the drizzle|the rain streaks",
+        "haze": "the haze|the fog|the mist|the smoke",
+        "lol": "the darkness|the dark shadows|the underexposure",
+        "sr": "the pixelation|the low resolution|the small size",
+        "en": "the colour cast|the yellow tint|the dull colours|the faded colours",
+    },
+    "zh": {
+        "noise": "噪点|颗粒|杂点|噪声", "blur": "模糊|抖动|虚焦", "rain": "雨|雨滴|雨丝|雨点",
+        "haze": "雾|雾气|烟雾|霾", "lol": "黑暗|暗部|欠曝", "sr": "马赛克|低分辨率|像素块",
+        "en": "偏色|发黄|褪色|偏黄",
+    },
+    "zh-Hant": {
+        "noise": "雜訊|顆粒|噪點|雜點", "blur": "模糊|手震|失焦", "rain": "雨|雨滴|雨絲|雨點",
+        "haze": "霧|霧氣|煙霧|霾", "lol": "陰暗|暗部|曝光不足", "sr": "馬賽克|低解析度|像素格",
+        "en": "色偏|泛黃|褪色|偏黃",
+    },
+}  # fmt: skip
+_LOOKS = {
+    "en": {
+        "noise": "noisy|grainy|speckled", "blur": "blurry|shaky|out of focus", "rain": "rainy",
+        "haze": "foggy|hazy|misty|smoky", "lol": "dark|too dark|underexposed|dim",
+        "sr": "tiny|pixelated|small", "en": "dull|pale|faded|yellowish|washed out",
+    },
+    "zh": {
+        "noise": "有噪点|噪点多|都是颗粒", "blur": "模糊|糊|虚", "rain": "有雨|都是雨",
+        "haze": "有雾|雾大|灰蒙蒙", "lol": "暗|太暗|黑", "sr": "小|分辨率低|像素低",
+        "en": "偏黄|颜色淡|褪色|没色彩",
+    },
+    "zh-Hant": {
+        "noise": "有雜訊|噪點多|都是顆粒", "blur": "模糊|糊|失焦", "rain": "有雨|都是雨",
+        "haze": "有霧|霧大|霧濛濛", "lol": "暗|太暗|黑", "sr": "小|解析度低|畫素低",
+        "en": "偏黃|顏色淡|褪色|沒色彩",
+    },
+}  # fmt: skip
+"""What people call each fault, and a picture that has it."""
+_SHARED = {
+    "en": (
+        "remove {0} and {1}|get rid of {0} and {1}|fix {0} and also {1}|take away {0} plus {1}|"
+        "{0} and {1} must go|{0} & {1}, please clean up|no more {0} or {1}|{0} as well as {1}",
+        "it is {0} and {1}|{0} and {1}|too {0}, also {1}|both {0} and {1}|{0}, {1}, help",
+        "{0}, but leave {1} alone|{0} without touching {1}|{0}, keep {1}|{0}, {1} can stay",
+    ),
+    "zh": (
+        "去掉{0}和{1}|{0}和{1}都去掉|把{0}还有{1}处理掉|{0}、{1}都要修|清除{0}与{1}|去{0}去{1}|{0}跟{1}一起修",
+        "又{0}又{1}|{0}，还{1}|{0}而且{1}|既{0}又{1}|{0}，{1}|太{0}，也{1}",
+        "{0}，{1}别动|{0}，保留{1}|{0}，{1}不变|{0}，但{1}留着|{0}，不要动{1}",
+    ),
+    "zh-Hant": (
+        "去掉{0}和{1}|{0}和{1}都去掉|把{0}還有{1}處理掉|{0}、{1}都要修|清除{0}與{1}|去{0}去{1}|{0}跟{1}一起修",
+        "又{0}又{1}|{0}，還{1}|{0}而且{1}|既{0}又{1}|{0}，{1}|太{0}，也{1}",
+        "{0}，{1}不要動|{0}，保留{1}|{0}，{1}不變|{0}，但{1}留著|{0}，別動{1}",
+    ),
+}
+"""Two faults under one verb, two in one look, and a request with what to leave alone."""
+
+
+def _together(
+    first: Sentence, second: Sentence, language: str, rng: np.random.Generator
+) -> str | None:
+    """Two faults said in one breath, or None where the language or the tasks have no words."""
+    known = pick((_FAULTS, _LOOKS), rng)
+    if language not in known or first.task == second.task:
+        return None
+    frames = _SHARED[language][0 if known is _FAULTS else 1].split("|")
+    said = [pick(known[language][s.task].split("|"), rng) for s in (first, second)]
+    return pick(frames, rng).format(*said)
+
+
+def _but_leave(text: str, tasks: Sequence[str], language: str, rng: np.random.Generator) -> str:
+    """The request with a fault of another task to leave alone, where the language has words."""
+    others = sorted(set(_FAULTS.get(language, ())) - set(tasks))
+    if not others:
+        return text
+    fault = pick(_FAULTS[language][pick(others, rng)].split("|"), rng)
+    return pick(_SHARED[language][2].split("|"), rng).format(text, fault)
 
 
 def draw_pairs(
@@ -141,10 +229,17 @@ def draw_pairs(
             both = [first, pick(requests[language], rng)]
             tasks = [s.task for s in both]
         said = [s.text.rstrip(".!?。！？") for s in both]
-        if language in _IN_ORDER and rng.random() < 0.35:
+        shared = None
+        if len(tasks) == 2 and rng.random() < 0.15:
+            shared = _together(*both, language, rng)
+        if shared is not None:
+            text = shared
+        elif language in _IN_ORDER and rng.random() < 0.4:
             text = pick(_IN_ORDER[language].split("|"), rng).format(*said)
         else:
             text = join(said[0], said[1], rng, language)
+        if len(tasks) == 2 and rng.random() < 0.1:
+            text = _but_leave(text, tasks, language, rng)
         pairs.append((tasks, language, text))
     return pairs
 

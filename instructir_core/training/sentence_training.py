@@ -42,6 +42,8 @@ LONGEST = 48
 """Tokens of a sentence that training looks at."""
 _ALIKE = 16
 """Batches drawn together and dealt by length."""
+HIDDEN = 0.25
+"""Share of the words whose pieces alone are seen, so that these carry an inflected one."""
 MISSED = 0.1
 """Share of the words that a sentence lacks while it is learnt."""
 REACH = 2
@@ -193,7 +195,7 @@ def train_sentences(
     bar = tqdm(_batches(tokens, examples.shares(), batch, steps, rng), "sentences", total=steps)
     for step, rows in enumerate(bar):
         said = [tokens[i] for i in rows]
-        drop = torch.from_numpy(rng.random(sum(map(len, said))) < 0.15)
+        drop = torch.from_numpy(rng.random(sum(map(len, said))) < HIDDEN)
         words, mask = encoder.look_up(said, drop)
         # Now and then a word is missing, so that none is all that a task hangs on.
         heard = words * (torch.rand(mask.shape) >= MISSED)[..., None]
