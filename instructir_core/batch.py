@@ -340,6 +340,16 @@ def _restore_page(
     return before.restored(restored.numpy()), plan
 
 
+def _restore_video(restorer: Restorer, job: Job, choice: Choice, **settings: Any) -> video.Clip:
+    """As `video.restore_video`, for what a few frames need; unchanged where they got worse."""
+    source, target = job
+    asked = choice.before(stills(source)) if choice.looks else choice.instructions
+    clip = video.restore_video(restorer, source, target, asked, **settings)
+    if choice.looks and not choice.after(stills(target, 1)[0]):
+        clip = video.restore_video(restorer, source, target, [], **settings)
+    return clip
+
+
 def restore_job(
     restorer: Restorer,
     job: Job,
@@ -371,17 +381,10 @@ def restore_job(
     try:
         with memory_told(source):
             if source.suffix.lower() in video.FORMATS:
-                asked = choice.before(stills(source)) if choice.looks else choice.instructions
-
-                def run(asked: Sequence[Instruction]) -> video.Clip:
-                    return video.restore_video(
-                        restorer, source, target, asked, strength=strength,
-                        tile_size=tile_size, steady=steady, resume=resume, progress=frames,
-                    )  # fmt: skip
-
-                clip = run(asked)
-                if choice.looks and not choice.after(stills(target, 1)[0]):
-                    clip = run([])
+                clip = _restore_video(
+                    restorer, job, choice, strength=strength,
+                    tile_size=tile_size, steady=steady, resume=resume, progress=frames,
+                )  # fmt: skip
                 details |= {"status": "ok", "width": clip.width, "height": clip.height}
                 details["frames"] = clip.frames
             else:
