@@ -37,10 +37,10 @@ NEVER = 2**62
 SECONDS = 60
 _SAY = (
     r"JPEG XL decoder error|Failed to decode frame 0:[^)]*|Some scanline chunks were [^)]*"
-    r"|[^)]*memory may have ended"
+    r"|could not create decoder object|[^)]*memory may have ended"
 )
 NO_MORE = re.compile(rf"found a damaged or cut-off picture \(({_SAY})\)")
-"""All that libjxl, dav1d, OpenEXR and libtiff let us say, whatever happened."""
+"""All that libjxl, dav1d, libwebp, OpenEXR and libtiff let us say, whatever happened."""
 BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
 
 
