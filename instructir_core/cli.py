@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that is not UTF-8 stops nothing
             stream.reconfigure(errors="backslashreplace")
-    options = make_parser(_COMMANDS).parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        options = make_parser(_COMMANDS).parse_args(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         return int(options.run(options))
     except _FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)

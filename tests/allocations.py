@@ -35,9 +35,12 @@ from instructir_core.cli import main  # noqa: E402
 
 NEVER = 2**62
 SECONDS = 60
-_SAY = r"JPEG XL decoder error|Failed to decode frame 0:[^)]*|[^)]*memory may have ended"
+_SAY = (
+    r"JPEG XL decoder error|Failed to decode frame 0:[^)]*|Some scanline chunks were [^)]*"
+    r"|could not create decoder object|[^)]*memory may have ended"
+)
 NO_MORE = re.compile(rf"found a damaged or cut-off picture \(({_SAY})\)")
-"""All that libjxl, dav1d and libtiff let us say, whatever happened."""
+"""All that libjxl, dav1d, libwebp, OpenEXR and libtiff let us say, whatever happened."""
 BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
 
 

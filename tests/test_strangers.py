@@ -530,6 +530,35 @@ def test_a_signal_during_a_write_leaves_no_part(weights: Path, tmp_path: Path, n
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+def test_memory_that_ends_costs_one_picture(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], error: Exception,
+) -> None:  # fmt: skip
+    for n in range(3):
+        picture(tmp_path / "in" / f"{n}.png")
+    write = pictures.write_pages
+
+    def fails(path: Path, *given: Any) -> list[str]:
+        if path.name == "1.png":
+            raise error
+        return write(path, *given)
+
+    monkeypatch.setattr(pictures, "write_pages", fails)
+    assert main(arguments(weights, tmp_path / "in", tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert "3 pictures, 1 failed" in said.out
+    assert "1.png: found too little free memory" in said.err and "damaged" not in said.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "2.png"]
+
+    def fails_early(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_read", fails_early)
+    assert main(arguments(weights, tmp_path / "in", tmp_path / "out")) == 1
+    assert "safetensors: found too little free memory" in capsys.readouterr().err
+
+
 def test_two_runs_into_one_folder(weights: Path, tmp_path: Path) -> None:
     for n in range(6):
         picture(tmp_path / "in" / f"{n}.png")
