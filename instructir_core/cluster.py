@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -311,7 +312,7 @@ def restore_files(
         raise ValueError(f"--device {device}: expected cpu or cuda with --ray, or nothing.")
     if cores is not None and cores < 1:
         raise ValueError(f"--cores is {cores}; expected 1 or more.")
-    ray = _ray()
+    ray = _ray(address)
 
     def run() -> Iterator[Done]:
         mine = not ray.is_initialized()
@@ -406,9 +407,13 @@ def _lost(task: _Task, why: str) -> Done:
     return Done(*task.job, {"status": "error", "message": error}, error=error)
 
 
-def _ray() -> Any:
-    # Before the import: nothing is to be told to anyone.
+def _ray(address: str) -> Any:
+    # All of it counts only before the import. Nothing is to be told to anyone, and the ports of a
+    # cluster of our own, open to the network, ask for a word that nobody else knows.
     environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == LOCAL and "ray" not in sys.modules:
+        environ.setdefault("RAY_AUTH_MODE", "token")
+        environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as exc:
@@ -423,9 +428,6 @@ def _join(ray: Any, address: str) -> None:
     """Connect to a cluster, or start one that takes work from this process alone."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        # Its ports are open to the network, so they ask for a word that nobody else knows.
-        environ.setdefault("RAY_AUTH_MODE", "token")
-        environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **quiet)
         return

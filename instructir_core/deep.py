@@ -38,8 +38,8 @@ class Page:
     notes: tuple[str, ...] = ()
 
 
-def need() -> Any:
-    """OpenImageIO. Raises Finding where it is not installed."""
+def need(kind: str) -> Any:
+    """OpenImageIO. Raises Finding where it is not installed, or lacks this format."""
     try:
         oiio = importlib.import_module("OpenImageIO")
     except ImportError as exc:
@@ -47,6 +47,11 @@ def need() -> Any:
             f"found no working package OpenImageIO ({exc}); expected it for TIFF, JPEG XL, "
             "OpenEXR and 16-bit PNG. Install it with: pip install OpenImageIO"
         ) from exc
+    if kind.lower() not in oiio.get_string_attribute("format_list").split(","):
+        raise Finding(
+            f"found OpenImageIO {oiio.VERSION_STRING}, which has no {kind}; expected 3.2.1 or "
+            "newer. Update it with: pip install -U OpenImageIO"
+        )
     # Otherwise content that one reader refuses is shown to thirty others.
     oiio.attribute("try_all_readers", 0)
     return oiio
@@ -66,7 +71,7 @@ def read(
 
     Without a path, or where its name would mislead the library, a copy is read.
     """
-    oiio = need()
+    oiio = need(kind)
     if kind == "JPEGXL" and len(data) < 128:  # of shorter ones the library doubts the signature
         path, data = None, data.ljust(128, b"\0")
     with _readable(path, data, kind) as name:
@@ -120,7 +125,7 @@ def _open(oiio: Any, name: str, config: Any) -> Any:
 
 
 def _reason(message: str) -> str:
-    return " ".join(message.split())[:200] or "the decoder gave no reason"
+    return " ".join(message.split())[:200] or "the library gave no reason; memory may have ended"
 
 
 def _decoded(source: Any, spec: Any, page: int, kind: str) -> npt.NDArray[Any]:
@@ -225,14 +230,14 @@ def write(sheets: Iterable[Sheet], kind: str, folder: Path) -> bytes:
 
     Raises Finding where the library cannot.
     """
-    oiio = need()
+    oiio = need(kind)
     place = tempfile.mkdtemp(prefix=f".{secrets.token_hex(4)}.", suffix=".tmp", dir=folder)
     name = str(Path(os.path.relpath(place)) if not _plain(place) else Path(place))
     name = os.path.join(name, f"picture{_SUFFIXES[kind]}")
     try:
         output = oiio.ImageOutput.create(name)
         if output is None:
-            raise Finding(f"the encoder of {kind} is missing ({_reason(oiio.geterror())})")
+            raise Finding(_reason(oiio.geterror()))
         mode = "Create"
         for sheet in sheets:
             spec = _spec(oiio, sheet, kind)

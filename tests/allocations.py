@@ -35,10 +35,9 @@ from instructir_core.cli import main  # noqa: E402
 
 NEVER = 2**62
 SECONDS = 60
-NO_MORE = re.compile(
-    r"found a damaged or cut-off picture \((JPEG XL decoder error|Failed to decode frame 0:[^)]*)\)"
-)
-"""All that libjxl and dav1d say, whatever happened."""
+_SAY = r"JPEG XL decoder error|Failed to decode frame 0:[^)]*|[^)]*memory may have ended"
+NO_MORE = re.compile(rf"found a damaged or cut-off picture \(({_SAY})\)")
+"""All that libjxl, dav1d and libtiff let us say, whatever happened."""
 BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
 
 

@@ -27,14 +27,14 @@ ROWS = {
         "huggingface-hub==0.25.2",
         "requests",
     ],
-    "pillow 12.3, numpy 2.0, transformers 4.57 and OpenImageIO 3.0 together": [
+    "pillow 12.3, numpy 2.0, transformers 4.57 and OpenImageIO 3.2.1 together": [
         "pillow==12.3.0",
         "numpy==2.0.2",
         "transformers==4.57.6",
         "tokenizers==0.22.2",
         "huggingface-hub==0.36.2",
         "requests",
-        "openimageio==3.0.21.0",
+        "openimageio==3.2.1.3",
     ],
     "torch 2.10": ["torch==2.10.0"],
     "torch 2.15": ["torch==2.15.0"],

@@ -75,7 +75,7 @@ def test_fresh_degradations_are_counted_by_hand(teller: Restorer, photos: Path) 
     assert {row.speaker for row in guarded if row.read_as == "rain"} == {"warned"}
     assert {row.speaker for row in guarded if row.read_as == "lol"} == {"warned"}
     nothing = [row for row in report.rows if row.task == "none"]
-    assert len(nothing) == 8 + len(held.photos) and "nothing suggested" in text
+    assert len(nothing) == 2 * 8 + len(held.photos) and "nothing suggested" in text
 
 
 def test_pictures_that_need_nothing(teller: Restorer, photos: Path) -> None:

@@ -387,6 +387,18 @@ def test_missing_package_is_named_with_its_remedy(
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", [".jxl", ".exr"])
+def test_an_openimageio_without_the_format_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    oiio = pytest.importorskip("OpenImageIO")
+    pictures.write(tmp_path / f"a{suffix}", DEEP)
+    monkeypatch.setattr(oiio, "get_string_attribute", lambda _: "tiff,png")
+    for action in (pictures.read, lambda path: pictures.write(path, DEEP)):
+        with pytest.raises(ValueError, match=r"which has no .*expected 3\.2\.1 or newer"):
+            action(tmp_path / f"a{suffix}")
+
+
 def test_packages_for_16_bits_are_imported_when_needed() -> None:
     code = (
         "import sys, instructir_core.pictures; "

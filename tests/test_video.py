@@ -18,6 +18,7 @@ from PIL import Image
 from instructir_core import Restorer, cli
 from instructir_core import video as clips
 from instructir_core.planes import Layout
+from instructir_core.segments import _decoding_times
 
 av = pytest.importorskip("av", reason="av is not installed: no video files to test")
 
@@ -296,6 +297,38 @@ def test_segments_of_something_else_do_not_count(
     with pytest.raises(ValueError, match="cut off"):
         clips.restore_video(restorer, source, out, restorer.encode("derain"), resume=True)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_command_line_goes_on(
+    weights: Path, tmp_path: Path, short_segments: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    make(tmp_path / "in.mp4")
+    arguments = ["restore", str(tmp_path / "in.mp4"), "-i", "remove the noise", "--resume"]
+    arguments += ["-o", str(tmp_path / "out"), "--model", str(weights), "--device", "cpu"]
+
+    def stop(_: object, done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_advance", stop)
+        assert cli.main(arguments) == 1
+    assert "nothing half-written" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert "12 frames (5 of them before)" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["in.mp4", "manifest.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "shown", [[0, 1, 2], [0, 40, 20, 10, 30, 99, 50], [7], [], [0, 2, 1, 5, 9, 8, 7, 6]]
+)
+def test_packets_are_decoded_in_order_and_in_time(shown: list[int]) -> None:
+    times = [*_decoding_times(shown)]
+    assert times == sorted(set(times)) and len(times) == len(shown)
+    assert all(early <= late for early, late in zip(times, shown, strict=True))
+    if shown == sorted(shown):
+        assert times == shown
 
 
 def test_command_line_takes_videos_and_pictures(

@@ -94,8 +94,12 @@ def evaluate_suggestions(
     if held is not None:
         single(restorer, held, count, findings)
         composed(restorer, held, 3 * count, findings)
-        fresh = (draw_sample(held, _rng(8, n), 0).clean for n in range(8 * count))
-        nothing(restorer, "clean held-out pictures in many guises", fresh, findings)
+        for guises in (False, True):
+            clean = (draw_sample(held, _rng(8, n), 0, guises=guises) for n in range(8 * count))
+            name = "clean held-out pictures" + (
+                " in other guises" if guises else ", cut and scaled"
+            )
+            nothing(restorer, name, (sample.picture for sample in clean), findings)
         whole = (pixels for _, pixels in clean_pictures([*held.photos, *held.graphics]))
         nothing(restorer, "held-out photos and graphics as they are", whole, findings)
     if unchanged:
@@ -124,7 +128,7 @@ def _tasks(suggestion: Suggestion) -> list[str]:
 def _plain(held: Sources, number: int, count: int, task: str | None = None) -> Iterator[Sample]:
     """Samples all of whose degradations are `PLAIN`."""
     for attempt in range(10_000):
-        sample = draw_sample(held, _rng(count, number, attempt), count, task)
+        sample = draw_sample(held, _rng(count, number, attempt), count, task, guises=False)
         if min(sample.severities[name] for name in sample.tasks) > PLAIN:
             yield sample
 

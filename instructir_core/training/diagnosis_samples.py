@@ -150,11 +150,13 @@ def _cut(paths: Sequence[Path], store: Pictures, rng: np.random.Generator) -> Pi
     return quantize(piece[:, ::-1] if rng.random() < 0.5 else piece)
 
 
-def _clean(sources: Sources, rng: np.random.Generator, tasks: Sequence[str]) -> Pixels:
+def _clean(
+    sources: Sources, rng: np.random.Generator, tasks: Sequence[str], *, guises: bool
+) -> Pixels:
     """A picture that needs nothing, and that the ``tasks`` to come may befall."""
     drawn = rng.random() * (1.0 if not tasks else 4.0)
     if set(tasks) <= set(_FINE):
-        if drawn < 0.05:
+        if drawn < 0.05 and guises:
             return text_page(rng)
         if drawn < 0.15 and sources.graphics:
             return _cut(sources.graphics, sources.store, rng)
@@ -164,6 +166,8 @@ def _clean(sources: Sources, rng: np.random.Generator, tasks: Sequence[str]) -> 
         if not bright or picture.mean() >= _DARK:
             break
         picture = _cut(sources.photos, sources.store, rng)
+    if not guises:
+        return quantize(picture)
     if rng.random() < 0.3:
         picture = recolour(picture, rng)
     kind = rng.random()
@@ -182,10 +186,15 @@ def _clean(sources: Sources, rng: np.random.Generator, tasks: Sequence[str]) -> 
 
 
 def draw_sample(
-    sources: Sources, rng: np.random.Generator, count: int | None = None, task: str | None = None
+    sources: Sources,
+    rng: np.random.Generator,
+    count: int | None = None,
+    task: str | None = None,
+    *,
+    guises: bool = True,
 ) -> Sample:
-    """One sample with ``count`` degradations (None: as training draws them), ``task`` the first
-    drawn; the picture is new each time."""
+    """One sample with ``count`` degradations (None: as training draws them), one of them
+    ``task``; without ``guises`` pictures keep their own colours, skies, light and focus."""
     if count is None:
         count = int(np.searchsorted([CLEAN_SHARE, 1.0 - PAIR_SHARE], rng.random()))
     weights = np.array([_SHARES.get(name, 1.0) for name in RECIPES])
@@ -195,7 +204,7 @@ def draw_sample(
     names = [*RECIPES]
     drawn = rng.choice(names, size=rest, replace=False, p=weights / weights.sum())
     chosen = sorted([*map(str, drawn), *([task] if task else [])], key=names.index)
-    stages = compose(chosen, _clean(sources, rng, chosen), rng)
+    stages = compose(chosen, _clean(sources, rng, chosen, guises=guises), rng)
     keep = _file(rng)
     kept = [keep(stage) for stage in stages]
     found = dict.fromkeys(TASKS, 0.0)

@@ -231,7 +231,7 @@ def draw_pairs(
         said = [s.text.rstrip(".!?。！？") for s in both]
         shared = None
         if len(tasks) == 2 and rng.random() < 0.15:
-            shared = _together(*both, language, rng)
+            shared = _together(both[0], both[1], language, rng)
         if shared is not None:
             text = shared
         elif language in _IN_ORDER and rng.random() < 0.4:
