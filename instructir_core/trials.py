@@ -74,7 +74,8 @@ def sheet(
         cells.append((", ".join(words) + mark, after))
     drawn = [(words, sheets.shrink(pixels.numpy(), pixels.shape[1])) for words, pixels in cells]
     marked = next((words for words, _ in drawn if words.endswith("(best guess)")), None)
-    title = NO_DIAGNOSIS if found is None else found.report
+    title = NO_DIAGNOSIS if found is None else f"{found.report}. Severities are from 0 to 1."
+    title += "\nChanged: by so many levels of 255, on average."
     rows = [drawn[start : start + COLUMNS] for start in range(0, len(drawn), COLUMNS)]
     return sheets.captioned(title, rows, marked=marked)
 
