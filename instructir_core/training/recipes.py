@@ -36,7 +36,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "en": Recipe(degradations.faded, whole_scene=True, sets_brightness=True),
-    "haze": Recipe(weather.haze, clean_share=0.25, whole_scene=True),
+    "haze": Recipe(weather.haze, clean_share=0.15, whole_scene=True),
     "rain": Recipe(weather.rain, clean_share=0.12),
     "lol": Recipe(degradations.low_light, whole_scene=True, sets_brightness=True),
     "blur": Recipe(degradations.blur, clean_share=0.06),

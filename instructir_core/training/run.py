@@ -47,8 +47,9 @@ class Steered(nn.Module):
         return self.network(degraded, embedding), logits
 
 
-_LEAST_ERROR = 3e-6
-"""Mean squared error, 55 dB, below which a sample counts as right."""
+_LEAST_ERROR = 3e-5
+"""Mean squared error, 45 dB, below which a sample counts as right. At 55 dB leaving clean pictures
+alone was worth so much that real haze was left, too: SOTS-indoor lost 2 dB in one leg."""
 
 
 def sample_loss(restored: Tensor, clean: Tensor, kind: str) -> Tensor:
