@@ -41,7 +41,7 @@ from tiny_model import CLASSES, tiny_parts
 from instructir_core import Restorer, arguments, checkpoint, cli, pictures
 from instructir_core.batch import plan_files
 from instructir_core.containers import PNG, join_png
-from instructir_core.manifest import Manifest, Share, read_lines
+from instructir_core.manifest import Manifest, read_lines
 from instructir_core.model import InstructIR, NetworkConfig
 from instructir_core.text import InstructionReader
 from instructir_core.training import corpus
@@ -351,7 +351,7 @@ def data_folders(place: Path) -> Case:
                 assert said.getvalue().count("error: ") == refused
             assert all(source.is_file() for source, _ in jobs)
             assert len({target for _, target in jobs}) == len(jobs)
-            manifest = Manifest(root, {}, Share())
+            manifest = Manifest(root, {})
             assert not any(manifest.is_finished(*job) for job in jobs)
             for path in root.rglob("*.jsonl"):
                 if path.is_file():

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from instructir_core import checkpoint, containers, files, pictures, sheets
 from instructir_core.batch import plan_files
 from instructir_core.cli import main
-from instructir_core.manifest import Manifest, Share, read_lines
+from instructir_core.manifest import Manifest, read_lines
 from instructir_core.pipeline import Restorer
 from instructir_core.text import TransformersEncoder, check_sentence
 
@@ -175,7 +175,7 @@ def test_manifest_lines_of_others(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text(text, "latin-1")
     (tmp_path / "manifest-1.jsonl").mkdir()
     assert len(list(read_lines(tmp_path / "manifest.jsonl"))) == 1
-    assert not Manifest(tmp_path, {}, Share()).is_finished(tmp_path / "a", tmp_path / "b")
+    assert not Manifest(tmp_path, {}).is_finished(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_manifest_that_cannot_be_written(
