@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .planes import Layout
-from .video import _is_cover, _pyav
+from .video import is_cover, pyav
 
 COUNT = 5
 """Frames that tell what a whole video needs."""
@@ -19,13 +19,13 @@ def stills(path: Path, count: int = COUNT) -> Tensor:
 
     Raises OSError and ValueError as `video.restore_video`.
     """
-    av = _pyav()
+    av = pyav()
     if not path.is_file():
         raise OSError(f"{path}: found no such file; expected a video. Check the path.")
     found: dict[int, Tensor] = {}
     try:
         with av.open(str(path)) as container:
-            stream = next(s for s in container.streams.video if not _is_cover(s))
+            stream = next(s for s in container.streams.video if not is_cover(s))
             start, length = container.start_time or 0, container.duration or 0
             for part in range(count):
                 time = start + (2 * part + 1) * length // (2 * count)

@@ -107,7 +107,7 @@ def restore_video(
     no video, HDR, interlaced or transparent frames, a codec or pixel format without encoder,
     damaged frames.
     """
-    av = _pyav()
+    av = pyav()
     _check_names(source, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, parts = temporary_name(target), None
@@ -171,7 +171,7 @@ def _keep_or_discard(parts: Parts | None, target: Path, exc: BaseException) -> N
     """After a stop: segments are of use unless the video itself is to blame."""
     if parts is None:
         return
-    if parts.frames and not isinstance(exc, (ValueError, _pyav().FFmpegError)):
+    if parts.frames and not isinstance(exc, (ValueError, pyav().FFmpegError)):
         log.warning("%s: %d frames of it are kept; --resume goes on.", target, parts.frames)
     else:
         parts.discard()
@@ -191,7 +191,7 @@ def _encode(
     size = min(max(size, SEGMENT_FRAMES[0]), SEGMENT_FRAMES[1])
     for first in restored:
         with parts.segment() as segment:
-            encoder = _pyav().CodecContext.create(codec[0], "w")
+            encoder = pyav().CodecContext.create(codec[0], "w")
             _set_up(encoder, reader, codec)
             number = 0
             for number, pixels in enumerate(chain([first], islice(restored, size - 1)), 1):
@@ -209,7 +209,7 @@ def _join(reader: _Reader, codec: Codec, parts: Parts, place: Path) -> tuple[str
 
     Returns the streams that were left out.
     """
-    av = _pyav()
+    av = pyav()
     with (
         av.open(str(reader.path)) as again,
         av.open(str(place), "w", format=_container(reader.path)) as container,
@@ -225,7 +225,7 @@ def _join(reader: _Reader, codec: Codec, parts: Parts, place: Path) -> tuple[str
     return writer.left_out
 
 
-def _pyav() -> Any:
+def pyav() -> Any:
     try:
         import av
     except ImportError as exc:
@@ -257,7 +257,7 @@ class _Reader:
 
     def __init__(self, container: Any, path: Path) -> None:
         self.container, self.path = container, path
-        videos = [s for s in container.streams.video if not _is_cover(s)]
+        videos = [s for s in container.streams.video if not is_cover(s)]
         if len(videos) != 1:
             raise ValueError(
                 f"{path}: found {len(videos)} video streams; expected one. Choose it with ffmpeg."
@@ -341,7 +341,7 @@ class _Reader:
             )
 
 
-def _is_cover(stream: Any) -> bool:
+def is_cover(stream: Any) -> bool:
     return "attached_pic" in str(stream.disposition)
 
 
@@ -354,7 +354,7 @@ def _set_up(context: Any, reader: _Reader, codec: Codec) -> None:
     context.time_base = first.time_base or old.time_base
     context.options = codec[1]
     context.thread_type = "AUTO"
-    context.flags |= _pyav().codec.context.Flags.global_header
+    context.flags |= pyav().codec.context.Flags.global_header
     context.color_range, context.colorspace = first.color_range, first.colorspace
     context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
     if old.sample_aspect_ratio:
@@ -384,7 +384,7 @@ class _Writer:
             if stream is old:
                 continue
             try:
-                if stream.type not in ("audio", "subtitle") or _is_cover(stream):
+                if stream.type not in ("audio", "subtitle") or is_cover(stream):
                     raise ValueError
                 self.others[stream.index] = container.add_stream_from_template(stream)
                 self.others[stream.index].metadata.update(_own_words(stream.metadata))
@@ -404,7 +404,7 @@ class _Writer:
     def write(self, coded: Iterable[Coded]) -> None:
         """Packets of the video."""
         for one in coded:
-            packet = _pyav().Packet(one.data)
+            packet = pyav().Packet(one.data)
             packet.stream, packet.time_base = self.stream, self.time_base
             packet.pts, packet.dts, packet.duration = one.pts, one.dts, one.duration
             packet.is_keyframe = one.keyframe
@@ -413,7 +413,7 @@ class _Writer:
 
 def _encoder(reader: _Reader) -> Codec:
     """The encoder for a video's own codec and pixel format, and its options."""
-    av = _pyav()
+    av = pyav()
     codec, pixel_format = reader.stream.codec_context.name, reader.first.format.name
     codec = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}.get(codec, codec)
     if codec not in ENCODERS:
