@@ -285,7 +285,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"network       {parameters:,} parameters, {loaded.network.config}")
     print(f"head          {', '.join(loaded.tasks) if loaded.head else 'none in this file'}")
     print(f"text encoder  {type(loaded.text_encoder).__name__ if loaded.text_encoder else 'none'}")
-    print(f"diagnosis     {'of pictures, in this file' if loaded.diagnosis else 'none in this file'}")
+    print(f"diagnosis     {'in this file' if loaded.diagnosis else 'none in this file'}")
     for key, value in loaded.provenance.items():
         print(f"{key:13} {value}")
     if options.plan:
