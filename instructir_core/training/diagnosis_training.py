@@ -66,9 +66,7 @@ def learn(
         crops = sorted(rng.choice(lessons.crops.shape[1], _LOOKED_AT, replace=False).tolist())
         rate = learning_rate * min(1.0, (done + 1) / 100) * 0.5 * (1.0 + np.cos(np.pi * share))
         optimiser.param_groups[0]["lr"] = max(rate, 1e-5)
-        view, pieces, whole, detail, answers = lessons.batch(rows, crops)
-        if rng.random() < 0.5:
-            view, pieces = view.flip(-1), pieces.flip(-1)
+        view, pieces, whole, detail, answers = _turned(lessons.batch(rows, crops), rng)
         with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know it
             logits = diagnosis(view, pieces, whole, detail)
         loss = _loss(logits.float(), answers)
@@ -86,6 +84,21 @@ def learn(
     diagnosis.load_state_dict(mean.state_dict())
     diagnosis.eval().requires_grad_(False)
     return losses
+
+
+def _turned(batch: tuple[Tensor, ...], rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """The same pictures mirrored, their crops upside down, or with colours that changed places:
+    few photos look like many, and no statistic but the mean colour, which comes last, changes."""
+    view, crops, whole, detail, answers = batch
+    if rng.random() < 0.5:
+        view, crops = view.flip(-1), crops.flip(-1)
+    if rng.random() < 0.5:
+        crops = crops.flip(-2)
+    if rng.random() < 0.5:
+        order = rng.permutation(3).tolist()
+        view, crops = view[:, order], crops[:, :, order]
+        whole = torch.cat([whole[:, :-3], whole[:, -3:][:, order]], dim=1)
+    return view, crops, whole, detail, answers
 
 
 def refit(diagnosis: Diagnosis, lessons: Lessons, seed: int, *, epochs: int = 60) -> None:
