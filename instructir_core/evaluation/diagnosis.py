@@ -95,11 +95,11 @@ def evaluate_suggestions(
         single(restorer, held, count, findings)
         composed(restorer, held, 3 * count, findings)
         for guises in (False, True):
-            clean = (draw_sample(held, _rng(8, n), 0, guises=guises) for n in range(8 * count))
+            samples = (draw_sample(held, _rng(8, n), 0, guises=guises) for n in range(8 * count))
             name = "clean held-out pictures" + (
                 " in other guises" if guises else ", cut and scaled"
             )
-            nothing(restorer, name, (sample.picture for sample in clean), findings)
+            nothing(restorer, name, (sample.picture for sample in samples), findings)
         whole = (pixels for _, pixels in clean_pictures([*held.photos, *held.graphics]))
         nothing(restorer, "held-out photos and graphics as they are", whole, findings)
     if unchanged:
