@@ -46,8 +46,8 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--steady", action="store_true", help="videos: haze, light and colour do not pulse"
     )
     restore.add_argument(
-        "--guard", choices=MODES, default="warn",
-        help="say (warn, the default) or undo (skip) what a picture does not show or suffers from",
+        "--guard", choices=MODES, default="off",
+        help="say (warn) or undo (skip) what a picture does not show or suffers from",
     )  # fmt: skip
     restore.add_argument("--compare", type=Path, metavar="SHEET", help="before/after picture")
     restore.add_argument(

@@ -87,7 +87,7 @@ class RestoreImage(io.ComfyNode):
                     io.Combo.Input(
                         "guard",
                         options=[*MODES],
-                        default="warn",
+                        default="off",
                         optional=True,
                         tooltip=(
                             "Says when the picture does not show what was asked for, or got worse. "
@@ -145,7 +145,7 @@ class RestoreImage(io.ComfyNode):
         mask: torch.Tensor | None = None,
         tile_size: int = 0,
         overlap: int = 64,
-        guard: str = "warn",
+        guard: str = "off",
         steady: bool = False,
     ) -> io.NodeOutput:
         colours = colours_of(image)

@@ -78,7 +78,7 @@ def restore(
 
 def restoring(strength: float = 1.0) -> tuple[Any, ...]:
     """What stands on Restore Image."""
-    return strength, 0, 64, "warn", False
+    return strength, 0, 64, "off", False
 
 
 def suggest(column: int = 1) -> Node:
