@@ -245,6 +245,9 @@ def command_lines(place: Path) -> Case:
             if name not in ("photos", "empty", "tiny.safetensors", "list.tsv"):
                 target = place / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
+        for name in {*os.listdir("photos")} - {"a.png", "bad.png"}:
+            assert f"photos/{name}" in given, (given, name)  # it was told to write there
+            (place / "photos" / name).unlink()
         assert sorted(os.listdir("photos")) == ["a.png", "bad.png"], given
 
     return case

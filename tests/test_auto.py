@@ -116,7 +116,7 @@ def test_what_would_do_harm_is_said_or_left(
     monkeypatch.setattr(Restorer, "read", lambda self, text: (_as(encode(self, text), "noise"),))
     out = tmp_path / "warned"
     given = ["restore", folder / "fine.png", "-i", NOISE, "--recursive"]
-    assert run(model, *given, "-o", out) == 0
+    assert run(model, *given, "-o", out, "--guard", "warn") == 0
     words = f"This picture shows no noise: {NOISE!r} may do harm."
     assert f"warning: fine.png: {words}" in capsys.readouterr().out
     line = entries(out)["fine.png"]
@@ -155,7 +155,7 @@ def test_what_got_worse_is_undone(
     monkeypatch.setattr(Restorer, "restore", spoiled)
     out = tmp_path / "out"
     given = ["restore", folder / "dark.png", "-i", DARK, "--recursive"]
-    assert run(model, *given, "-o", out) == 0
+    assert run(model, *given, "-o", out, "--guard", "warn") == 0
     assert "warning: dark.png: Got worse: noise rose from 0.0 to 1.0." in capsys.readouterr().out
     assert not same(out / "dark.png", folder / "dark.png")
     assert run(model, *given, "-o", out, "--guard", "skip") == 0

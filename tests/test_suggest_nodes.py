@@ -179,6 +179,8 @@ def test_what_is_not_shown_is_said(nodes: SimpleNamespace, managed: Any, fake: F
     diagnosis = tell(managed, {"noise": 0.6})
     asked = asks(managed, "haze")
     result, said = restore(nodes, managed, IMAGE, asked)
+    assert said == "" and not diagnosis.seen  # unless asked for, nothing is looked at
+    result, said = restore(nodes, managed, IMAGE, asked, guard="warn")
     assert torch.equal(result, managed.restorer.restore(IMAGE, asked))
     assert said == "This picture shows no haze: 'remove the haze from this photo' may do harm."
     # One frame of the batch, before and after.
