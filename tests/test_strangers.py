@@ -231,6 +231,7 @@ def test_restorer_takes_plain_tensors_alone(weights: Path) -> None:
 
 EARLY = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
@@ -500,7 +501,8 @@ def test_tile_sizes(
 # --- batches -----------------------------------------------------------------------------------
 
 SLOW = """
-import sys, time, os
+import signal, sys, time, os
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 from instructir_core import files, pictures
 fsync = os.fsync
 def slow(number):
