@@ -11,8 +11,8 @@ demo: .venv/ready
 test: .venv/ready lint
 	$(BIN)/python -m pytest
 
-# Hostile and odd inputs, kills, full disks, no memory, no network, machines that die:
-# 15 minutes of one core; its results are in docs/reliability.md and docs/scale.md.
+# Hostile and odd inputs, kills, full disks, no memory, no network, machines that die; its
+# results are in docs/reliability.md and docs/scale.md.
 stress: .venv/ready
 	$(BIN)/pip install --quiet -c constraints.txt bandit ray
 	$(BIN)/bandit -q -r -c pyproject.toml instructir_core nodes
