@@ -91,9 +91,12 @@ class Pictures:
         if scale == 1.0:
             pixels = np.rint(pictures.read(path).pixels * 255).astype(np.uint8)
         else:
-            whole = Image.fromarray(self.read(path))
-            size = (max(1, round(scale * whole.width)), max(1, round(scale * whole.height)))
-            pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
+            # From a kept size of at least one and a half times it: as sharp, and faster.
+            near = min(s for s in _SCALES if s >= 1.5 * scale or s == 1.0)
+            larger = Image.fromarray(self.read(path, near))
+            height, width = self.read(path).shape[:2]
+            size = (max(1, round(scale * width)), max(1, round(scale * height)))
+            pixels = np.asarray(larger.resize(size, Image.Resampling.LANCZOS))
         if scale not in _SCALES:
             return pixels  # a size drawn at random, which nobody asks for again
         self.kept[key] = pixels
