@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ def plan_files(
 def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Path, Path], int]:
     """Every source with its place in the output folder, and how many inputs were refused."""
     places: dict[Path, Path] = {}
-    refused = 0
+    refused, others = 0, Counter[str]()
     for given in inputs:
         path = Path(given)
         found = [path]
@@ -88,11 +89,13 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
             found = _matching(given)
         if found != [path]:
             # ._a.jpg is what macOS keeps about a.jpg on other file systems.
-            found = [
-                p for p in found
-                if p.suffix.lower() in {*pictures.READABLE, *video.FORMATS}
-                and not p.name.startswith("._") and not p.is_dir()
-            ]  # fmt: skip
+            files = [p for p in found if not p.name.startswith("._") and not p.is_dir()]
+            found = [p for p in files if p.suffix.lower() in {*pictures.READABLE, *video.FORMATS}]
+            others.update(
+                p.suffix.lower() or "without a suffix"
+                for p in {*files}.difference(found)
+                if not p.name.startswith(".")
+            )
         if not found:
             print(
                 f"error: {given}: found no pictures there; expected a file, a folder or a glob "
@@ -110,6 +113,9 @@ def _find(inputs: Sequence[str], output: Path, recursive: bool) -> tuple[dict[Pa
                 continue
             inner = source.relative_to(path) if recursive and path.is_dir() else Path(source.name)
             places.setdefault(source, inner)
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"left out, as of no format that is read: {kinds}", file=sys.stderr)
     return places, refused
 
 

@@ -199,3 +199,17 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     Manifest(tmp_path / "out", {}).add(source, target, status="ok", **found)
     assert Manifest(tmp_path / "out", {}).is_finished(source, target)
     assert not Manifest(tmp_path / "out", {"strength": 1}).is_finished(source, target)
+
+
+def test_files_of_other_formats_are_counted_not_dropped_in_silence(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "day" / "loop.GIF").write_bytes(b"GIF89a")
+    (tree / "day" / "two.gif").write_bytes(b"GIF89a")
+    (tree / "day" / ".hidden.gif").write_bytes(b"GIF89a")
+    (tree / "README").write_text("of no suffix")
+    jobs, refused = plan_files([str(tree)], tmp_path / "out", recursive=True)
+    assert (len(jobs), refused) == (len(NAMES), 0)
+    assert capsys.readouterr().err == (
+        "left out, as of no format that is read: 2 .gif, 1 .txt, 1 without a suffix\n"
+    )
