@@ -165,7 +165,8 @@ def _encode_with_pillow(
     elif kind == "AVIF":
         options |= {"quality": 95, "subsampling": "4:4:4"}
     elif kind == "HEIF":
-        options |= {"quality": 95, "chroma": 444}
+        # Full colour resolution is a profile (range extensions) that few devices decode.
+        options |= {"quality": 95, "chroma": 420}
     if data.dpi and kind in ("JPEG", "BMP"):
         options["dpi"] = data.dpi
     if kind in ("WEBP", "AVIF", "HEIF"):

@@ -130,7 +130,7 @@ def read_exif(block: bytes) -> Exif | None:
         return None
     (start,) = struct.unpack_from(order + "I", block, 4)
     exif = _with_folders(block, order, read_directory(block, order, start)[0], False)
-    return exif if exif.folders[0] else None
+    return exif if any(exif.folders.values()) else None
 
 
 def read_page(data: bytes, start: int | None = None) -> tuple[Directory, int, str, bool]:

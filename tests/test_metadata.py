@@ -202,6 +202,24 @@ def test_the_makers_note_stays_where_it_was(tmp_path: Path) -> None:
     assert before.index(NOTE) == after.index(NOTE)
 
 
+def test_a_block_of_pointers_alone_is_carried(tmp_path: Path) -> None:
+    """Surveillance cameras write a comment and a place, and nothing in the main directory."""
+    bare = Image.Exif()
+    bare.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05"})
+    bare.get_ifd(0x8825).update(PLACE)
+    Image.fromarray(pixels()).save(tmp_path / "a.jpg", exif=bare)
+    copy(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    after = opened(tmp_path / "b.jpg").getexif()
+    assert after.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    assert after.get_ifd(0x8825)[1] == "N"
+
+
+def test_heic_is_of_the_profile_that_devices_decode(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    copy(source(tmp_path / "a.jpg"), tmp_path / "b.heic")
+    assert (tmp_path / "b.heic").read_bytes()[4:12] == b"ftypheic"
+
+
 def test_too_large_for_a_jpeg_is_said(tmp_path: Path) -> None:
     text = XMP.replace(b"kept", b"k" * 70000).decode()
     info = PngImagePlugin.PngInfo()
