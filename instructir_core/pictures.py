@@ -163,9 +163,9 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
 
     Values are clipped to [0, 1] (OpenEXR: not) and rounded to the nearest step: 16-bit steps for a
     16-bit picture in PNG, TIFF or JPEG XL, else 8-bit ones. JPEG, AVIF and HEIC are written at
-    quality 95, all but HEIC (4:2:0, for devices) with whole chroma, the others without loss. A grey picture is written as
-    its luminance in one channel (in WebP, AVIF and HEIC, which have none such, in three equal
-    ones). JPEG and BMP hold no alpha, so there the picture is laid over white.
+    quality 95, all but HEIC (4:2:0, for devices) with whole chroma, the others without loss. A grey
+    picture is written as its luminance in one channel (in WebP, AVIF and HEIC, which have none
+    such, in three equal ones). JPEG and BMP hold no alpha, so there it is laid over white.
 
     The file appears whole or not at all: on any error, one already there is left unchanged.
     Returns what the format cannot hold, as words.

@@ -28,7 +28,7 @@ from instructir_core.training.corpus import load_corpus
 from instructir_core.training.presets import MINI_NETWORK, PRESETS, Stage, TrainingConfig
 from instructir_core.training.published_sets import FilePair
 from instructir_core.training.recipes import RECIPES
-from instructir_core.training.run import Pace, Run, sample_loss
+from instructir_core.training.run import LEAST_SCENE_ERROR, Pace, Run, sample_loss
 from instructir_core.training.samples import (
     Batches,
     Pictures,
@@ -360,6 +360,15 @@ def test_the_loss_of_a_sample_is_its_own() -> None:
     first, second, third = sample_loss(off, clean, "log").tolist()
     assert first - second == pytest.approx(0.05 * np.log(100), rel=0.03)  # 20 dB
     assert second - third == pytest.approx(0.05 * np.log(9e-4 / 3e-5), rel=0.03)  # 45 dB at most
+    _, second, third = sample_loss(off, clean, "log", LEAST_SCENE_ERROR).tolist()
+    assert second - third == pytest.approx(0.05 * np.log(1.9), rel=0.03)  # 30 dB at most
+
+
+def test_scenes_weigh_by_their_share_not_their_number() -> None:
+    shares = {"noise": 0.4, "sr": 0.3, "haze": 0.2, "en": 0.1, "none": 0.2}
+    assert TrainingConfig(shares).part_shares == [1.0]
+    apart = TrainingConfig(shares, scenes=((160, 2),)).part_shares
+    assert apart == pytest.approx([0.7, 0.3])
 
 
 def test_the_rate_warms_up_stays_and_falls_at_the_end() -> None:

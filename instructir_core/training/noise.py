@@ -168,15 +168,15 @@ def _corner(rng: np.random.Generator) -> tuple[int, int]:
 
 
 NOISES: tuple[tuple[float, Callable[[Pixels, np.random.Generator], Pixels]], ...] = (
-    (0.28, white_noise),
-    (0.20, camera_noise),
-    (0.03, sensor_noise),
-    (0.03, photon_noise),
-    (0.10, grain),
-    (0.03, blotches),
-    (0.06, bands),
-    (0.05, salt_and_pepper),
-    (0.22, file_artefacts),
+    (0.16, white_noise),
+    (0.15, camera_noise),
+    (0.02, sensor_noise),
+    (0.02, photon_noise),
+    (0.07, grain),
+    (0.02, blotches),
+    (0.08, bands),
+    (0.03, salt_and_pepper),
+    (0.45, file_artefacts),
 )
 """Every kind of noise and its share."""
 

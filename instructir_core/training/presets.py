@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..model import NetworkConfig
 from ..tasks import NO_TASK, OFFICIAL_TASKS
 from .corpus import SPLITS
+from .recipes import RECIPES
 
 
 class Stage(NamedTuple):
@@ -69,6 +70,15 @@ class TrainingConfig:
     seed: int = 0
     every: int = 1000
     """Steps between saves."""
+
+    @property
+    def part_shares(self) -> list[float]:
+        """Of a step's loss, the share of its crops and, where there are, of its scenes: by number,
+        many small crops would drown the scenes."""
+        tasks = [task for task in self.shares if task != NO_TASK]
+        whole = sum(self.shares[task] for task in tasks if RECIPES[task].whole_scene)
+        scenes = whole / sum(self.shares[task] for task in tasks)
+        return [1.0 - scenes, scenes] if self.scenes else [1.0]
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
