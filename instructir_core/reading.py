@@ -15,7 +15,7 @@ from typing import Protocol
 
 from .instruction import Instruction, without
 from .tasks import NO_TASK
-from .text import word_spans
+from .words import word_spans
 
 ORDER = ("noise", "sr", "blur", "lol", "rain", "haze", "en")
 """Where the sentence says none: noise before light, which would lift it, else the damage that came

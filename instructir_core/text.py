@@ -9,11 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import unicodedata
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from .files import brief
 from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction, strongest, without
 from .tasks import NO_TASK, TASKS
+from .words import next_character, tokenize, word_features
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +103,14 @@ class HashedEncoderConfig:
     """Convolutions over neighbouring words, each over twice the distance of the one before."""
     languages: tuple[str, ...] = ()
     """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
+    folded: bool = False
+    """Words are looked up as `fold` writes them; the first files look them up as they are typed."""
 
     def __post_init__(self) -> None:
         sizes = (self.buckets, self.width, self.heads, self.layers, self.reach)
         known = all(isinstance(language, str) for language in self.languages)
         counted = all(isinstance(n, int) and n > 0 for n in sizes)
-        if not (known and counted) or self.width % self.heads:
+        if not (known and counted and isinstance(self.folded, bool)) or self.width % self.heads:
             raise ValueError(
                 f"found a text encoder of {self}; expected positive whole numbers, the width a "
                 "multiple of the heads. Get the file again"
@@ -119,7 +119,8 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
-        values = {"reach": 1, "languages": (), **values}  # the first files say neither
+        # The first files say none of these.
+        values = {"reach": 1, "languages": (), "folded": False, **values}
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
@@ -130,55 +131,6 @@ class HashedEncoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
         return asdict(self)
-
-
-# Scripts written without spaces are split into single characters, which bigrams tie together.
-_TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
-    r"[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
-
-
-def tokenize(text: str) -> list[str]:
-    """Words, or single characters of Chinese and Japanese, in lower case without punctuation.
-
-    A text of punctuation alone is one token, so that every non-empty text can be read.
-    """
-    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
-    return _TOKEN.findall(text) or [text.strip() or " "]
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where each token of `tokenize` begins and ends in a text as it stands."""
-    return [match.span() for match in _TOKEN.finditer(text)]
-
-
-def _hash(feature: str, buckets: int) -> int:
-    return zlib.crc32(feature.encode()) % buckets
-
-
-@lru_cache(maxsize=65536)
-def word_features(word: str, following: str, buckets: int) -> tuple[list[int], list[int]]:
-    """Buckets of the word itself (two, so that two words rarely share both) and of its pieces.
-
-    Pieces are character 3- to 5-grams, which let a misspelt word be recognised, and for one
-    character of an unspaced script the pair with the next character, ``following``.
-    """
-    whole = [_hash("w:" + word, buckets), _hash("v:" + word, buckets)]
-    marked = f"<{word[:40]}>"
-    pieces = [
-        _hash(f"{n}:" + marked[i : i + n], buckets)
-        for n in (3, 4, 5)
-        for i in range(len(marked) - n + 1)
-    ]
-    if following:
-        pieces.append(_hash("p:" + word + following, buckets))
-    return whole, pieces
-
-
-def _next_character(tokens: Sequence[str], i: int) -> str:
-    pair = tokens[i : i + 2]
-    return pair[1] if len(pair) == 2 and len(pair[0]) == len(pair[1]) == 1 else ""
 
 
 def _table(buckets: int, width: int) -> nn.EmbeddingBag:
@@ -234,7 +186,7 @@ class HashedEncoder(nn.Module):
         """
         device = self.table.weight.device
         bags: list[tuple[list[int], list[int]]] = [
-            word_features(word, _next_character(tokens, i), self.config.buckets)
+            word_features(word, next_character(tokens, i), self.config.buckets, self.config.folded)
             for tokens in sentences
             for i, word in enumerate(tokens)
         ]
@@ -271,11 +223,11 @@ class HashedEncoder(nn.Module):
         """Lists of tokens -> (B, languages + 1) logits, the last for any other language."""
         assert self.spelling is not None and self.language is not None
         device = self.spelling.weight.device
+        size, folded = self.config.buckets, self.config.folded
         bags = [
-            [i for word in tokens for part in word_features(word, "", self.config.buckets)
-             for i in part]
+            [i for word in tokens for part in word_features(word, "", size, folded) for i in part]
             for tokens in sentences
-        ]  # fmt: skip
+        ]
         lengths = torch.tensor([len(bag) for bag in bags], device=device)
         flat = torch.tensor([i for bag in bags for i in bag], device=device)
         return self.language(self.spelling(flat, lengths.cumsum(0) - lengths))

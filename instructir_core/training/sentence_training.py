@@ -28,8 +28,8 @@ from ..text import (
     InstructionHead,
     TextEncoder,
     TransformersEncoder,
-    tokenize,
 )
+from ..words import tokenize
 from .corpus import Sentence
 from .examples import VARIANTS, Examples, build_examples
 from .streams import Stream, stream
