@@ -105,11 +105,17 @@ class HashedEncoderConfig:
     """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
     folded: bool = False
     """Words are looked up as `fold` writes them; the first files look them up as they are typed."""
+    row_width: int = 0
+    """Of the rows of the table, which one matrix widens; 0: they are as wide as the encoder."""
+    spelling_buckets: int = 0
+    """Of the table that languages are known by; 0: as many as `buckets`."""
 
     def __post_init__(self) -> None:
         sizes = (self.buckets, self.width, self.heads, self.layers, self.reach)
         known = all(isinstance(language, str) for language in self.languages)
-        counted = all(isinstance(n, int) and n > 0 for n in sizes)
+        others = (self.row_width, self.spelling_buckets)
+        counted = all(isinstance(n, int) for n in (*sizes, *others))
+        counted = counted and min(sizes) > 0 and min(others) >= 0
         if not (known and counted and isinstance(self.folded, bool)) or self.width % self.heads:
             raise ValueError(
                 f"found a text encoder of {self}; expected positive whole numbers, the width a "
@@ -119,8 +125,8 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
-        # The first files say none of these.
-        values = {"reach": 1, "languages": (), "folded": False, **values}
+        first = {"reach": 1, "languages": (), "folded": False, "row_width": 0}
+        values = {**first, "spelling_buckets": 0, **values}  # the first files say none of these
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
@@ -145,14 +151,16 @@ class HashedEncoder(nn.Module):
     """Sentence encoder of the bundled model: hashed words and word pieces, one transformer layer.
 
     It has no vocabulary file: every word of every script falls into some buckets of one learned
-    table (Bojanowski et al., TACL 2017; Svenstrup et al., NeurIPS 2017).
+    table (Bojanowski et al., TACL 2017; Svenstrup et al., NeurIPS 2017). Many narrow rows, so that
+    few words share one, cost no more than few wide ones (Lan et al., ALBERT, ICLR 2020).
     """
 
     def __init__(self, config: HashedEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.width = width = config.width
-        self.table = _table(config.buckets, width)
+        self.table = _table(config.buckets, config.row_width or width)
+        self.wide = nn.Linear(config.row_width, width, bias=False) if config.row_width else None
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.further = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(1, config.reach)
@@ -167,7 +175,7 @@ class HashedEncoder(nn.Module):
         # Which language it is, their spelling tells; one class more: any other.
         self.spelling = self.language = None
         if config.languages:
-            self.spelling = _table(config.buckets, SPELLING)
+            self.spelling = _table(config.spelling_buckets or config.buckets, SPELLING)
             self.language = nn.Linear(SPELLING, len(config.languages) + 1)
 
     def forward(
@@ -197,8 +205,9 @@ class HashedEncoder(nn.Module):
         words = self.table(whole)
         if drop_words is not None:
             words = words * (~drop_words)[:, None]
+        rows = words + pieces if self.wide is None else self.wide(words + pieces)
         counts = [len(tokens) for tokens in sentences]
-        x = nn.utils.rnn.pad_sequence(list((words + pieces).split(counts)), batch_first=True)
+        x = nn.utils.rnn.pad_sequence(list(rows.split(counts)), batch_first=True)
         counts_t = torch.tensor(counts, device=device)
         return x, torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
 
@@ -223,9 +232,9 @@ class HashedEncoder(nn.Module):
         """Lists of tokens -> (B, languages + 1) logits, the last for any other language."""
         assert self.spelling is not None and self.language is not None
         device = self.spelling.weight.device
-        size, folded = self.config.buckets, self.config.folded
+        size = self.spelling.num_embeddings  # never folded: accents tell languages apart
         bags = [
-            [i for word in tokens for part in word_features(word, "", size, folded) for i in part]
+            [i for word in tokens for part in word_features(word, "", size) for i in part]
             for tokens in sentences
         ]
         lengths = torch.tensor([len(bag) for bag in bags], device=device)
