@@ -29,7 +29,7 @@ from instructir_core.training.examples import (
 )
 from instructir_core.training.sentence_training import task_means, train_reader, widen
 
-CORPUS = load_corpus(per_pattern=2)[::9]
+CORPUS = load_corpus(per_pattern=2)[::5]
 
 
 def test_shares_hear_every_class_alike_and_small_languages() -> None:
