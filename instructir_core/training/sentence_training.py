@@ -12,6 +12,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,14 +47,12 @@ HIDDEN = 0.25
 """Share of the words whose pieces alone are seen, so that these carry an inflected one."""
 MISSED = 0.1
 """Share of the words that a sentence lacks while it is learnt."""
-REACH = 2
-"""Convolutions of a new encoder: words up to three apart are seen together."""
 FADE = 0.5
 """Weight decay of the table: what a row says by chance fades, so that a piece of a word that was
 never met says little instead of something else."""
 ROWS = 0.1
 """Root mean square of the rows of a table that is made narrower."""
-SIZES = {"buckets": 24576, "row_width": 24, "spelling_buckets": 6144}
+NEW = HashedEncoderConfig(24576, reach=2, folded=True, row_width=24, spelling_buckets=6144)
 """Of a new encoder. 100,000 words and pieces of the corpus shared 6144 rows of four times the
 width, 17 to a row, which kept it from reading words of its languages that it had not met."""
 
@@ -214,10 +213,7 @@ def train_sentences(
     lessons = _ask(teacher, examples, seed) if teacher is not None else None
     to_teacher = nn.Linear(encoder.width, lessons.meanings.shape[1] if lessons else 1)
     parameters = [*encoder.parameters(), *head.parameters(), *to_teacher.parameters()]
-    table = encoder.table.weight
-    others = [parameter for parameter in parameters if parameter is not table]
-    groups = [{"params": [table], "weight_decay": FADE}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
+    optimizer = _optimizer(encoder, parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = stream(seed, Stream.SENTENCE_BATCHES)
     encoder.train()
@@ -259,11 +255,9 @@ def _parts(
 ) -> tuple[HashedEncoder, InstructionHead]:
     """New encoder and head, or copies of those to start from, ready to learn."""
     if start is not None:
-        like = replace(start[0].config, reach=REACH, folded=True, **_sizes(start[0].config))
-        own = replace(config or like, languages=languages)
+        own = replace(config or _grown(start[0].config), languages=languages)
         return widen(start[0], own), copy.deepcopy(start[1]).requires_grad_(True)
-    new = HashedEncoderConfig(reach=REACH, folded=True, **SIZES)
-    own = replace(config or new, languages=languages)
+    own = replace(config or NEW, languages=languages)
     encoder = HashedEncoder(own)
     head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
     nn.init.normal_(encoder.table.weight, std=0.05)
@@ -271,10 +265,22 @@ def _parts(
     return encoder, head
 
 
-def _sizes(known: HashedEncoderConfig) -> dict[str, int]:
-    """`SIZES`, where an encoder of another config can be made so; else none."""
-    shared = SIZES["buckets"] % known.buckets == 0 and not known.row_width
-    return SIZES if shared and known.width > SIZES["row_width"] else {}
+def _optimizer(
+    encoder: HashedEncoder, parameters: Sequence[nn.Parameter], learning_rate: float
+) -> torch.optim.AdamW:
+    table = encoder.table.weight
+    others = [parameter for parameter in parameters if parameter is not table]
+    groups: list[dict[str, Any]] = [{"params": [table], "weight_decay": FADE}, {"params": others}]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
+
+
+def _grown(known: HashedEncoderConfig) -> HashedEncoderConfig:
+    """`NEW`, as far as an encoder of another config can be made so."""
+    own = replace(known, reach=NEW.reach, folded=True)
+    if NEW.buckets % known.buckets or known.row_width or known.width <= NEW.row_width:
+        return own
+    spelling = known.spelling_buckets or known.buckets
+    return replace(own, buckets=NEW.buckets, row_width=NEW.row_width, spelling_buckets=spelling)
 
 
 def _distance(
