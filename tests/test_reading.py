@@ -45,6 +45,8 @@ def tasks(text: str, reader: WordReader | None = None) -> list[str]:
         ("降噪提亮", "noise lol"),
         ("先提亮，去噪放到最后处理", "lol noise"),
         ("先提亮，其次去噪", "lol noise"),
+        ("去雾加调亮", "lol haze"),
+        ("雨去好了再调亮", "rain lol"),
         ("提亮，另外把雨去掉", "lol rain"),
         ("besides the fog, remove the noise", "noise haze"),
         ("先提亮，然後去霧", "lol haze"),
