@@ -15,7 +15,7 @@ from typing import Protocol
 
 from .instruction import Instruction, without
 from .tasks import NO_TASK
-from .text import word_spans
+from .words import word_spans
 
 ORDER = ("noise", "sr", "blur", "lol", "rain", "haze", "en")
 """Where the sentence says none: noise before light, which would lift it, else the damage that came
@@ -80,13 +80,13 @@ _WORDS = {
         전에|이전에
     """,
     AND: r"""
-        and(?: also)?|also|plus|as well as|along with|as well
-        und(?: auch| außerdem)?|sowie|plus|außerdem|auch noch|zusätzlich
-        et(?: aussi)?|ainsi que|aussi|(?:en|de) plus
-        y(?: también)?|e|además|también|así como
-        e(?: também)?|também|além disso|bem como|mais
-        и(?: ещё| еще)?|а (?:также|ещё|еще)|также|плюс|заодно
-        그리고|및|또한?|동시에|아울러
+        and(?: also)?|also|plus|as well as|along with|as well|besides|in addition(?: to)?|apart from
+        und(?: auch| außerdem)?|sowie|plus|außerdem|auch noch|zusätzlich|obendrein|gleichzeitig
+        et(?: aussi)?|ainsi que|aussi|(?:en|de) plus|également|en même temps|par ailleurs
+        y(?: también)?|e|además|también|así como|a la vez|de paso|igualmente
+        e(?: também)?|também|além disso|bem como|mais|ao mesmo tempo|de quebra
+        и(?: ещё| еще)?|а (?:также|ещё|еще)|также|плюс|заодно|кроме того|вдобавок
+        그리고|및|또한?|동시에|아울러|더불어|게다가
     """,
     TURN: r"""
         but|just|only|without|(?<!do )not|no|don['’]?t|do not|never|keep(?:ing)?|leav(?:e|ing)
@@ -102,7 +102,7 @@ _WORDS = {
 # The same for Chinese and Japanese, which have no spaces: any place in the text.
 _CHARACTERS = {
     THEN: r"""
-        然[后後]|之[后後]|以[后後]|随[后後]|隨後|接着|接著|再(?!次|现|現)|[后後](?![面期台景排])|完了?(?=[再就])
+        然[后後]|之[后後]|以[后後]|随[后後]|隨後|接着|接著|接下[来來]|下一步|第二步|其次|再(?!次|现|現)|[后後](?![面期台景排])|(?:完了?|好了)(?=[再就])
         次に|それから|その(?:後|あと)[でに]?|続いて|つづいて|(?<=て)から|(?<=[たの])(?:後|あと)[でに]?
     """,
     FIRST: r"""
@@ -110,7 +110,7 @@ _CHARACTERS = {
         まず|最初に|先に|はじめに|初めに
     """,
     LAST: r"""
-        最[后後]|最终|最終(?!的に)
+        (?:放[到在]?|留[到在])最?[后後](?:面|头|頭)?(?:再?[处處]理|再?[弄做])?|最[后後]|最终|最終(?!的に)
         最後に|最終的に|おわりに|終わりに
     """,
     SWAP: r"""
@@ -118,7 +118,7 @@ _CHARACTERS = {
         (?<=[るの])(?:前|まえ)に
     """,
     AND: r"""
-        并且|並且|并|並|同时|同時|而且|还有|還有|还要|還要|还|還|以及|外加|加上|顺便|順便|顺带|順帶|和|跟|与|與|且|又|也
+        并且|並且|并|並|同时|同時|而且|还有|還有|还要|還要|还|還|以及|另外|此外|外加|加上|(?<![增添附更])加(?=[去除降调調提放锐銳美修补補])|顺便|順便|顺带|順帶|和|跟|与|與|且|又|也
         そして|また|さらに|更に|および|及び|同時に|ついでに|加えて|(?<=[^と])と(?=[^てきこのもいっ])
     """,
     TURN: r"""

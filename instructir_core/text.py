@@ -9,11 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import unicodedata
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from .files import brief
 from .instruction import NOTHING, UNKNOWN_LANGUAGE, Instruction, strongest, without
 from .tasks import NO_TASK, TASKS
+from .words import next_character, tokenize, word_features
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +103,20 @@ class HashedEncoderConfig:
     """Convolutions over neighbouring words, each over twice the distance of the one before."""
     languages: tuple[str, ...] = ()
     """Codes such as ``zh-Hant`` of those it reads and tells from all others; empty: it does not."""
+    folded: bool = False
+    """Words are looked up as `fold` writes them; the first files look them up as they are typed."""
+    row_width: int = 0
+    """Of the rows of the table, which one matrix widens; 0: they are as wide as the encoder."""
+    spelling_buckets: int = 0
+    """Of the table that languages are known by; 0: as many as `buckets`."""
 
     def __post_init__(self) -> None:
         sizes = (self.buckets, self.width, self.heads, self.layers, self.reach)
         known = all(isinstance(language, str) for language in self.languages)
-        counted = all(isinstance(n, int) and n > 0 for n in sizes)
-        if not (known and counted) or self.width % self.heads:
+        others = (self.row_width, self.spelling_buckets)
+        counted = all(isinstance(n, int) for n in (*sizes, *others))
+        counted = counted and min(sizes) > 0 and min(others) >= 0
+        if not (known and counted and isinstance(self.folded, bool)) or self.width % self.heads:
             raise ValueError(
                 f"found a text encoder of {self}; expected positive whole numbers, the width a "
                 "multiple of the heads. Get the file again"
@@ -119,7 +125,8 @@ class HashedEncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedEncoderConfig:
         """Build a config from saved metadata; unknown names raise ``ValueError``."""
-        values = {"reach": 1, "languages": (), **values}  # the first files say neither
+        first = {"reach": 1, "languages": (), "folded": False, "row_width": 0}
+        values = {**first, "spelling_buckets": 0, **values}  # the first files say none of these
         if set(values) != set(cls.__dataclass_fields__):
             raise ValueError(
                 f"found the text encoder fields {sorted(values)}; expected "
@@ -130,55 +137,6 @@ class HashedEncoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
         return asdict(self)
-
-
-# Scripts written without spaces are split into single characters, which bigrams tie together.
-_TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
-    r"[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
-
-
-def tokenize(text: str) -> list[str]:
-    """Words, or single characters of Chinese and Japanese, in lower case without punctuation.
-
-    A text of punctuation alone is one token, so that every non-empty text can be read.
-    """
-    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
-    return _TOKEN.findall(text) or [text.strip() or " "]
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where each token of `tokenize` begins and ends in a text as it stands."""
-    return [match.span() for match in _TOKEN.finditer(text)]
-
-
-def _hash(feature: str, buckets: int) -> int:
-    return zlib.crc32(feature.encode()) % buckets
-
-
-@lru_cache(maxsize=65536)
-def word_features(word: str, following: str, buckets: int) -> tuple[list[int], list[int]]:
-    """Buckets of the word itself (two, so that two words rarely share both) and of its pieces.
-
-    Pieces are character 3- to 5-grams, which let a misspelt word be recognised, and for one
-    character of an unspaced script the pair with the next character, ``following``.
-    """
-    whole = [_hash("w:" + word, buckets), _hash("v:" + word, buckets)]
-    marked = f"<{word[:40]}>"
-    pieces = [
-        _hash(f"{n}:" + marked[i : i + n], buckets)
-        for n in (3, 4, 5)
-        for i in range(len(marked) - n + 1)
-    ]
-    if following:
-        pieces.append(_hash("p:" + word + following, buckets))
-    return whole, pieces
-
-
-def _next_character(tokens: Sequence[str], i: int) -> str:
-    pair = tokens[i : i + 2]
-    return pair[1] if len(pair) == 2 and len(pair[0]) == len(pair[1]) == 1 else ""
 
 
 def _table(buckets: int, width: int) -> nn.EmbeddingBag:
@@ -193,14 +151,16 @@ class HashedEncoder(nn.Module):
     """Sentence encoder of the bundled model: hashed words and word pieces, one transformer layer.
 
     It has no vocabulary file: every word of every script falls into some buckets of one learned
-    table (Bojanowski et al., TACL 2017; Svenstrup et al., NeurIPS 2017).
+    table (Bojanowski et al., TACL 2017; Svenstrup et al., NeurIPS 2017). Many narrow rows, so that
+    few words share one, cost no more than few wide ones (Lan et al., ALBERT, ICLR 2020).
     """
 
     def __init__(self, config: HashedEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.width = width = config.width
-        self.table = _table(config.buckets, width)
+        self.table = _table(config.buckets, config.row_width or width)
+        self.wide = nn.Linear(config.row_width, width, bias=False) if config.row_width else None
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.further = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i) for i in range(1, config.reach)
@@ -215,7 +175,7 @@ class HashedEncoder(nn.Module):
         # Which language it is, their spelling tells; one class more: any other.
         self.spelling = self.language = None
         if config.languages:
-            self.spelling = _table(config.buckets, SPELLING)
+            self.spelling = _table(config.spelling_buckets or config.buckets, SPELLING)
             self.language = nn.Linear(SPELLING, len(config.languages) + 1)
 
     def forward(
@@ -234,7 +194,7 @@ class HashedEncoder(nn.Module):
         """
         device = self.table.weight.device
         bags: list[tuple[list[int], list[int]]] = [
-            word_features(word, _next_character(tokens, i), self.config.buckets)
+            word_features(word, next_character(tokens, i), self.config.buckets, self.config.folded)
             for tokens in sentences
             for i, word in enumerate(tokens)
         ]
@@ -245,8 +205,9 @@ class HashedEncoder(nn.Module):
         words = self.table(whole)
         if drop_words is not None:
             words = words * (~drop_words)[:, None]
+        rows = words + pieces if self.wide is None else self.wide(words + pieces)
         counts = [len(tokens) for tokens in sentences]
-        x = nn.utils.rnn.pad_sequence(list((words + pieces).split(counts)), batch_first=True)
+        x = nn.utils.rnn.pad_sequence(list(rows.split(counts)), batch_first=True)
         counts_t = torch.tensor(counts, device=device)
         return x, torch.arange(x.shape[1], device=device)[None] < counts_t[:, None]
 
@@ -271,11 +232,11 @@ class HashedEncoder(nn.Module):
         """Lists of tokens -> (B, languages + 1) logits, the last for any other language."""
         assert self.spelling is not None and self.language is not None
         device = self.spelling.weight.device
+        size = self.spelling.num_embeddings  # never folded: accents tell languages apart
         bags = [
-            [i for word in tokens for part in word_features(word, "", self.config.buckets)
-             for i in part]
+            [i for word in tokens for part in word_features(word, "", size) for i in part]
             for tokens in sentences
-        ]  # fmt: skip
+        ]
         lengths = torch.tensor([len(bag) for bag in bags], device=device)
         flat = torch.tensor([i for bag in bags for i in bag], device=device)
         return self.language(self.spelling(flat, lengths.cumsum(0) - lengths))

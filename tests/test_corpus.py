@@ -15,7 +15,6 @@ from tiny_model import DATA
 from instructir_core.cli import main
 from instructir_core.evaluation.experiments import read_sentences
 from instructir_core.tasks import CLASSES, NO_TASK
-from instructir_core.text import tokenize
 from instructir_core.training import corpus, framing
 from instructir_core.training.corpus import (
     SPEAKERS,
@@ -24,6 +23,7 @@ from instructir_core.training.corpus import (
     load_corpus,
 )
 from instructir_core.training.framing import join, vary
+from instructir_core.words import tokenize
 
 TEST_FILES = sorted(DATA.glob("*sentences*.tsv"))
 EXCLUDED = [text for path in TEST_FILES for _, text in read_sentences(path)]

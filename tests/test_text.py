@@ -23,8 +23,8 @@ from instructir_core.text import (
     InstructionReader,
     TransformersEncoder,
     mean_pool,
-    tokenize,
 )
+from instructir_core.words import fold, tokenize, word_features
 
 
 @torch.no_grad()
@@ -125,6 +125,30 @@ def test_tokenize(text: str, tokens: list[str]) -> None:
     assert tokenize(text) == tokens
 
 
+@pytest.mark.parametrize(
+    ("typed", "also"),
+    [
+        ("\u0442\u0451\u043c\u043d\u043e", "\u0442\u0435\u043c\u043d\u043e"),
+        ("débruiter", "debruiter"),
+        ("unschärfe", "unscharfe"),
+        ("não", "nao"),
+    ],
+)
+def test_a_folded_word_is_the_same_without_accents(typed: str, also: str) -> None:
+    assert word_features(typed, "", 6144, True) == word_features(also, "", 6144, True)
+    # Files from before it was known look words up as they always did.
+    assert word_features(typed, "", 6144) != word_features(also, "", 6144)
+
+
+def test_folded_forms_of_a_korean_verb_share_pieces() -> None:
+    forms = "흐릿한", "흐려요", "흐린"
+    assert len({fold(form)[:3] for form in forms}) == 1 and len(fold("흐릿한")) == 8
+    for folded in (False, True):
+        pieces = [set(word_features(form, "", 1 << 30, folded)[1]) for form in forms]
+        assert bool(set.intersection(*pieces)) == folded
+    assert fold("雨") == "雨" and fold("noise") == "noise"
+
+
 def test_chinese_is_told_apart_by_order() -> None:
     encoder = tiny_parts()[2]
     a, b = encoder.encode(["去除雨滴", "滴雨除去"])
@@ -222,7 +246,11 @@ def test_nothing_is_read_from_half_on(
 def test_the_first_files_know_no_languages(restorer: Restorer) -> None:
     encoder = tiny_parts()[2]
     assert encoder.config.languages == () and not encoder.foreign(["hei", "moi"]).any()
-    old = {k: v for k, v in encoder.config.to_dict().items() if k not in ("reach", "languages")}
+    old = {
+        k: v
+        for k, v in encoder.config.to_dict().items()
+        if k not in ("reach", "languages", "folded")
+    }
     assert HashedEncoderConfig.from_dict(old) == encoder.config
     assert restorer.encode("poista kohina").languages == ()
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..tasks import CLASSES
-from ..text import tokenize
+from ..words import tokenize
 from .framing import pick
 
 SPEAKERS = ("photographer", "adult", "child")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..tasks import CLASSES, NO_TASK
-from ..text import tokenize
+from ..words import tokenize
 from .corpus import Sentence
 from .framing import join, pick, vary
 from .streams import Stream, stream

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,8 @@ from ..text import (
     InstructionHead,
     TextEncoder,
     TransformersEncoder,
-    tokenize,
 )
+from ..words import tokenize
 from .corpus import Sentence
 from .examples import VARIANTS, Examples, build_examples
 from .streams import Stream, stream
@@ -46,8 +47,14 @@ HIDDEN = 0.25
 """Share of the words whose pieces alone are seen, so that these carry an inflected one."""
 MISSED = 0.1
 """Share of the words that a sentence lacks while it is learnt."""
-REACH = 2
-"""Convolutions of a new encoder: words up to three apart are seen together."""
+FADE = 0.5
+"""Weight decay of the table: what a row says by chance fades, so that a piece of a word that was
+never met says little instead of something else."""
+ROWS = 0.1
+"""Root mean square of the rows of a table that is made narrower."""
+NEW = HashedEncoderConfig(24576, reach=2, folded=True, row_width=24, spelling_buckets=6144)
+"""Of a new encoder. 100,000 words and pieces of the corpus shared 6144 rows of four times the
+width, 17 to a row, which kept it from reading words of its languages that it had not met."""
 
 
 def encode_all(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
@@ -109,13 +116,17 @@ def task_means(
 def widen(encoder: HashedEncoder, config: HashedEncoderConfig) -> HashedEncoder:
     """An encoder of another config that gives the same vectors, to be trained on.
 
-    It may know other languages and have more layers; tables of other sizes raise ``ValueError``.
+    It may know other languages, have more layers and several times the buckets; one whose words
+    are folded or whose rows are narrower gives nearly the same. Other sizes raise ``ValueError``.
     """
     known = encoder.config
-    if (known.buckets, known.width, known.heads) != (config.buckets, config.width, config.heads):
+    times, rest = divmod(config.buckets, known.buckets)
+    narrower = config.row_width == known.row_width or not known.row_width
+    alike = (known.width, known.heads) == (config.width, config.heads)
+    if not (alike and narrower) or rest:
         raise ValueError(
-            f"found a text encoder of {known} to start from; expected the buckets, width and "
-            f"heads of {config}. Start from none, or keep its sizes"
+            f"found a text encoder of {known} to start from; expected the width and heads of "
+            f"{config}, and its buckets or a divisor of them. Start from none, or keep its sizes"
         )
     wider = HashedEncoder(config)
     for layer in wider.layers[known.layers :]:
@@ -124,10 +135,24 @@ def widen(encoder: HashedEncoder, config: HashedEncoderConfig) -> HashedEncoder:
                 nn.init.zeros_(parameter)
     for parameter in wider.further[known.reach - 1 :].parameters():
         nn.init.zeros_(parameter)
-    own = wider.state_dict()
-    same = {k: v for k, v in encoder.state_dict().items() if own[k].shape == v.shape}
+    own, state = wider.state_dict(), encoder.state_dict()
+    if config.row_width and not known.row_width:
+        state["table.weight"], state["wide.weight"] = _narrow(
+            state["table.weight"], config.row_width
+        )
+    # A bucket of many is, modulo the fewer, the one that it was.
+    state["table.weight"] = state["table.weight"].repeat(times, 1)
+    same = {k: v for k, v in state.items() if own[k].shape == v.shape}
     wider.load_state_dict({**own, **same})
     return wider
+
+
+def _narrow(table: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Rows of this width and root mean square `ROWS`, and the matrix that widens them again."""
+    directions = torch.linalg.svd(table, full_matrices=False)[2][:width]
+    rows = table @ directions.T
+    scale = ROWS / rows.square().mean().sqrt()
+    return rows * scale, directions.T / scale
 
 
 @dataclass(frozen=True)
@@ -188,7 +213,7 @@ def train_sentences(
     lessons = _ask(teacher, examples, seed) if teacher is not None else None
     to_teacher = nn.Linear(encoder.width, lessons.meanings.shape[1] if lessons else 1)
     parameters = [*encoder.parameters(), *head.parameters(), *to_teacher.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    optimizer = _optimizer(encoder, parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = stream(seed, Stream.SENTENCE_BATCHES)
     encoder.train()
@@ -230,14 +255,32 @@ def _parts(
 ) -> tuple[HashedEncoder, InstructionHead]:
     """New encoder and head, or copies of those to start from, ready to learn."""
     if start is not None:
-        own = replace(config or replace(start[0].config, reach=REACH), languages=languages)
+        own = replace(config or _grown(start[0].config), languages=languages)
         return widen(start[0], own), copy.deepcopy(start[1]).requires_grad_(True)
-    own = replace(config or HashedEncoderConfig(reach=REACH), languages=languages)
+    own = replace(config or NEW, languages=languages)
     encoder = HashedEncoder(own)
     head = InstructionHead(encoder.width, embedding_width, len(CLASSES))
-    nn.init.normal_(encoder.table.weight, std=0.3)
+    nn.init.normal_(encoder.table.weight, std=0.05)
     nn.init.normal_(head.fc2.weight)  # logits of a unit vector need rows of norm well above 1
     return encoder, head
+
+
+def _optimizer(
+    encoder: HashedEncoder, parameters: Sequence[nn.Parameter], learning_rate: float
+) -> torch.optim.AdamW:
+    table = encoder.table.weight
+    others = [parameter for parameter in parameters if parameter is not table]
+    groups: list[dict[str, Any]] = [{"params": [table], "weight_decay": FADE}, {"params": others}]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
+
+
+def _grown(known: HashedEncoderConfig) -> HashedEncoderConfig:
+    """`NEW`, as far as an encoder of another config can be made so."""
+    own = replace(known, reach=NEW.reach, folded=True)
+    if NEW.buckets % known.buckets or known.row_width or known.width <= NEW.row_width:
+        return own
+    spelling = known.spelling_buckets or known.buckets
+    return replace(own, buckets=NEW.buckets, row_width=NEW.row_width, spelling_buckets=spelling)
 
 
 def _distance(
