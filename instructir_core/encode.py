@@ -62,7 +62,7 @@ def encode(pictures: Iterable[Picture], kind: str, folder: Path) -> tuple[bytes,
                 raise Finding(
                     f"found {width} x {height} pixels that could not be encoded as {kind} "
                     f"({exc}); expected free memory and disk for it, and a picture within the "
-                    "limits of the format. Free some, or write PNG or TIFF instead."
+                    "limits of the format. Write PNG or TIFF instead, or free some."
                 ) from exc
     except _FromPages as exc:
         assert exc.__cause__ is not None
