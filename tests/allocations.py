@@ -150,7 +150,7 @@ def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[st
     library.fail_allocations.argtypes = [ctypes.c_size_t, ctypes.c_long, ctypes.c_long]
     library.allocations_seen.restype = ctypes.c_long
     fail = library.fail_allocations
-    arguments, target = prepare(suffix, place, 80 if length >= 0 else 1200)
+    arguments, target = prepare(suffix, place, 80 if length >= 0 else 800)
     arguments += [] if suffix == ".png" and length >= 0 else ["--strength", "0"]
     files = {path: path.read_bytes() for path in place.iterdir()}
     assert main(arguments) == 0  # and what is imported when it is needed is there

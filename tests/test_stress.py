@@ -256,10 +256,10 @@ def test_memory_that_ends_at_each_allocation(
 
 @pytest.mark.parametrize(
     "suffix, step, count",
-    [(".webp", 12, 4), *(pytest.param(s, 3, 40, marks=pytest.mark.stress) for s in FORMATS)],
+    [(".webp", 6, 4), *(pytest.param(s, 2, 40, marks=pytest.mark.stress) for s in FORMATS)],
 )
 def test_memory_that_is_limited(failing: Path, suffix: str, step: int, count: int) -> None:
-    """To 3 MB more than the model takes, 6 MB and so on, for a picture of a million pixels."""
+    """To 2 MB more than the model takes, 4 MB and so on, for a picture of half a million pixels."""
     found = lacking(failing, suffix, 0, step, -count)
     assert found["cases"] == count and found["clear error"] > 0
 
