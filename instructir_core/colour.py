@@ -125,6 +125,7 @@ def from_network(source: Pixels, restored: Pixels, space: Space | None) -> Pixel
         block = source[y : y + _ROWS].astype(np.float64)
         whole = space.to_srgb(block)
         changed = restored[y : y + _ROWS] - np.clip(whole, 0, 1).astype(np.float32)
+        changed = changed.astype(np.float64)  # a sum of two types takes a buffer, see `pictures`
         output[y : y + _ROWS] = block + space.from_srgb(whole + changed) - space.from_srgb(whole)
     return output
 

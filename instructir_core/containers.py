@@ -284,13 +284,13 @@ def read_jxl(data: bytes) -> tuple[Metadata, list[str]]:
             xmp = xmp or body
         elif name == b"brob":
             notes.append(f"left out {body[:4]!r}, which is packed with Brotli")
-    if _jxl_moves(data):
+    if jxl_header(data)[1]:
         notes.append("of its frames only the last is read, for OpenImageIO gives no other")
     return Metadata(exif=exif, xmp=xmp), notes
 
 
-def _jxl_moves(data: bytes) -> bool:
-    """Whether a JPEG XL is an animation: a bit of its header (ISO/IEC 18181-1, annex D)."""
+def jxl_header(data: bytes) -> tuple[int, bool]:
+    """How many pixels a JPEG XL has at most, and whether it moves (ISO/IEC 18181-1, annex D)."""
     stream = data
     if data.startswith(_JXL_BOX):
         bodies = {name: body for name, body in reversed([*_boxes(data)])}
@@ -303,22 +303,25 @@ def _jxl_moves(data: bytes) -> bool:
         at += count
         return int(bits[at - count : at][::-1] or "0", 2)
 
-    def pass_size(whole: Sequence[int], eighth: Sequence[int]) -> None:
-        """Height, ratio and, for want of a ratio, width; of so many bits as two bits choose."""
-        lengths = eighth if take(1) else whole
-        take(lengths[take(2)] if len(lengths) > 1 else lengths[0])
+    def take_size(whole: Sequence[int], eighth: Sequence[int]) -> int:
+        """Height, ratio (2 at most) and, for want of one, width; two bits choose how many bits."""
+        small = take(1)
+        lengths = eighth if small else whole
+        height = take(lengths[take(2)] if len(lengths) > 1 else lengths[0]) + 1
+        width = 2 * height
         if take(3) == 0:
-            take(lengths[take(2)] if len(lengths) > 1 else lengths[0])
+            width = take(lengths[take(2)] if len(lengths) > 1 else lengths[0]) + 1
+        return width * height * (64 if small else 1)
 
-    pass_size((9, 13, 18, 30), (5,))
+    pixels = take_size((9, 13, 18, 30), (5,))
     if take(1) or not take(1):  # all as usual, or no further fields
-        return False
+        return pixels, False
     take(3)  # the orientation
     if take(1):  # a size to show it in
-        pass_size((9, 13, 18, 30), (5,))
+        take_size((9, 13, 18, 30), (5,))
     if take(1):  # a preview
-        pass_size((6, 8, 10, 12), (0, 0, 5, 9))
-    return bool(take(1))
+        take_size((6, 8, 10, 12), (0, 0, 5, 9))
+    return pixels, bool(take(1))
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .containers import Finding, cut_off
+from .containers import Finding, cut_off, jxl_header
+from .files import ROOM, room
 
 _SUFFIXES = {"TIFF": ".tif", "JPEGXL": ".jxl", "OPENEXR": ".exr", "PNG": ".png"}
 _OWN = ("oiio:", "openexr:", "tiff:", "ICCProfile", "compression", "planarconfig", "colorInterop")
@@ -77,7 +78,9 @@ def read(
     with _readable(path, data, kind) as name:
         config = oiio.ImageSpec()
         config["oiio:UnassociatedAlpha"] = 1
-        source = _open(oiio, name, config)
+        pixels = jxl_header(data)[0] if kind == "JPEGXL" else 1  # of which opening decodes all
+        with room(ROOM * min(pixels, max_pixels)):
+            source = _open(oiio, name, config)
         try:
             page = number or 0
             while source.seek_subimage(page, 0):
@@ -88,10 +91,12 @@ def read(
                         f"1 to {max_pixels} pixels. Copy the file again if that is not its size, "
                         "or make the picture smaller."
                     )
-                if kind == "OPENEXR":
-                    yield _scene(source, spec, page)
-                else:
-                    yield _samples(oiio, source, spec, page, name, kind)
+                with room(ROOM * spec.width * spec.height):
+                    if kind == "OPENEXR":
+                        found = _scene(source, spec, page)
+                    else:
+                        found = _samples(oiio, source, spec, page, name, kind)
+                yield found
                 page += 1
                 if number is not None:
                     return
@@ -228,7 +233,7 @@ class Sheet:
 def write(sheets: Iterable[Sheet], kind: str, folder: Path) -> bytes:
     """Encode pages, taken one by one; ``folder`` holds the file meanwhile.
 
-    Raises Finding where the library cannot.
+    Raises RuntimeError where the library cannot, Finding where it is missing.
     """
     oiio = need(kind)
     place = tempfile.mkdtemp(prefix=f".{secrets.token_hex(4)}.", suffix=".tmp", dir=folder)
@@ -237,16 +242,16 @@ def write(sheets: Iterable[Sheet], kind: str, folder: Path) -> bytes:
     try:
         output = oiio.ImageOutput.create(name)
         if output is None:
-            raise Finding(_reason(oiio.geterror()))
+            raise RuntimeError(_reason(oiio.geterror()))
         mode = "Create"
         for sheet in sheets:
             spec = _spec(oiio, sheet, kind)
             fine = output.open(name, spec, mode) and output.write_image(sheet.samples)
             if not fine:
-                raise Finding(_reason(output.geterror()))
+                raise RuntimeError(_reason(output.geterror()))
             mode = "AppendSubimage"
         if not output.close():
-            raise Finding(_reason(output.geterror()))
+            raise RuntimeError(_reason(output.geterror()))
         return Path(name).read_bytes()
     finally:  # by name: to list the folder takes memory, which may have ended
         with suppress(OSError):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from . import colour, containers, deep
 from .containers import Finding
+from .files import ROOM, room
 from .metadata import COLOUR_CHUNKS, Metadata, write_exif
 
 if TYPE_CHECKING:
@@ -57,10 +58,12 @@ def encode(pictures: Iterable[Picture], kind: str, folder: Path) -> tuple[bytes,
             raise
         except Exception as exc:  # the encoders share no type of error
             height, width = first.pixels.shape[:2]
-            raise Finding(
-                f"found {width} x {height} pixels that could not be encoded as {kind} ({exc}); "
-                "expected a picture within the limits of the format. Write PNG or TIFF instead."
-            ) from exc
+            with room(ROOM * width * height):
+                raise Finding(
+                    f"found {width} x {height} pixels that could not be encoded as {kind} "
+                    f"({exc}); expected free memory and disk for it, and a picture within the "
+                    "limits of the format. Write PNG or TIFF instead, or free some."
+                ) from exc
     except _FromPages as exc:
         assert exc.__cause__ is not None
         raise exc.__cause__ from None

@@ -4,12 +4,17 @@ that ends while a file is read or written."""
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -96,6 +101,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 _NO_MEMORY = (
     "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc",
     "codec configuration error",  # Pillow's, where zlib gets none
+    "could not create a primitive", "could not execute a primitive",  # oneDNN's
 )  # fmt: skip
 
 
@@ -121,6 +127,42 @@ def memory_told(path: str | os.PathLike[str]) -> Iterator[None]:
             f"{path}: found too little free memory for it; expected enough. Close other programs, "
             "or use a smaller picture or model."
         ) from exc
+
+
+ROOM = 64
+"""Bytes for a pixel, with which every decoder gets along."""
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Within, an error is a MemoryError where there is no room for so many bytes.
+
+    Some decoders do not tell memory that lacks from damage.
+    """
+    try:
+        yield
+    except Exception as exc:
+        try:
+            mmap.mmap(-1, size).close()
+        except (OSError, OverflowError):
+            raise MemoryError from exc
+        raise
+
+
+def tried_twice(read: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """What ``read`` gives; after a ValueError it reads again, and goes on where it was.
+
+    For memory may have lacked for a moment, which some decoders call damage. Damage stays.
+    """
+    given = 0
+    try:
+        for found in read():
+            yield found
+            given += 1
+        return
+    except ValueError:
+        pass
+    yield from islice(read(), given, None)
 
 
 def brief(text: object, limit: int = 300) -> str:

@@ -4,17 +4,13 @@ Pixels are the file's own values divided by the largest one (OpenEXR: the light 
 colour conversion except from CMYK; `colour` converts for the network. Alpha is straight (not
 premultiplied). EXIF orientation is applied; other metadata is carried, as `metadata` says.
 
-Pillow decodes what has 8 bits, OpenImageIO TIFF, JPEG XL, OpenEXR and all of 16 bits.
+`shallow` decodes what has 8 bits, `deep` TIFF, JPEG XL, OpenEXR and all of 16 bits.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import os
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from . import colour, containers, deep
+from . import colour, containers, deep, shallow
 from .containers import Finding
 from .encode import encode, holds_pages
-from .files import brief, memory_told, write_atomically
-from .metadata import Metadata, numbers, read_exif
+from .files import brief, memory_told, tried_twice, write_atomically
+from .metadata import Metadata, numbers
 
 FORMATS = {
     ".png": "PNG",
@@ -50,8 +46,6 @@ READABLE = frozenset(FORMATS)
 
 MAX_PIXELS = 16384 * 16384
 """Most pixels `read` accepts; above the 201 million of the largest phone cameras."""
-
-_pillow_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +115,7 @@ def pages(path: str | os.PathLike[str]) -> Iterator[Picture]:
     `MAX_PIXELS` pixels, or if a package that it needs is not installed.
     """
     with memory_told(path):
-        yield from _told(path)
+        yield from tried_twice(lambda: _told(path))
 
 
 def _told(path: str | os.PathLike[str]) -> Iterator[Picture]:
@@ -190,7 +184,7 @@ def write_pages(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> li
                 f"{path}: found no folder {target.parent}; expected an existing one. Create it "
                 "or choose another."
             )
-        _need_plugin(kind)
+        shallow.need(kind)
         with memory_told(path):
             data, lost = encode(pictures, kind, target.parent)
     except Finding as exc:
@@ -251,19 +245,15 @@ def _pages(path: str | os.PathLike[str], data: bytes, kind: str) -> Iterator[Pic
 def _read_with_pillow(
     data: bytes, kind: str, metadata: Metadata, icc: bytes | None, path: str | os.PathLike[str]
 ) -> Iterator[Picture]:
-    _need_plugin(kind)
-    with _no_pillow_limit():
-        image = Image.open(io.BytesIO(data), formats=[kind])
+    with shallow.opened(data, kind) as image:
         _check_size(*image.size)
-    with image:
         depth = data[24] if kind == "PNG" else 8
         frames = getattr(image, "n_frames", 1)
         if kind == "JPEG":  # further pictures there are previews and gain maps
             frames = 1
-        with _no_pillow_limit():
-            image.load()
+        shallow.load(image)
         if kind != "PNG":
-            metadata = _metadata_of(image)
+            metadata = shallow.metadata_of(image)
             icc = image.info.get("icc_profile") or None
         orientation = 1 if kind == "HEIF" else _orientation(metadata)  # turned by its decoder
         if depth == 16 and frames == 1:  # Pillow would cut most kinds to 8 bits
@@ -274,56 +264,16 @@ def _read_with_pillow(
         notes = ("read at 8 bits, where the file has more",) if cut else ()
         for number in range(frames):
             if number:
-                with _no_pillow_limit():
-                    image.seek(number)
-                    _check_size(*image.size)
-                    image.load()
-            samples, profile = _samples(image, icc, depth)
+                shallow.seek(image, number)
+                _check_size(*image.size)
+                shallow.load(image)
+            samples, profile = shallow.samples(image, icc, depth)
             picture = _picture(samples, 255, orientation, profile, metadata)
             duration = int(image.info.get("duration") or 0) if frames > 1 else 0
             loop = int(image.info.get("loop") or 0)
             if frames > 1:
                 picture = replace(picture, duration=max(duration, 1), loop=loop)
             yield replace(picture, notes=notes)
-
-
-def _samples(
-    image: Image.Image, icc: bytes | None, depth: int
-) -> tuple[npt.NDArray[np.uint8], bytes | None]:
-    """The pixels of a loaded frame as (H, W) or (H, W, 2 to 4), and their profile."""
-    clear = image.info.get("transparency")
-    if depth < 8 and image.mode in ("1", "L") and isinstance(clear, int):
-        # Pillow scales samples to 8 bits, but the transparent value only in newer versions.
-        image = image.convert("L")
-        image.info["transparency"] = min(255, clear * (255 // (2**depth - 1)))
-    if image.mode == "CMYK":
-        return np.asarray(colour.cmyk_to_rgb(image, icc)), None
-    grey = image.mode in ("1", "L", "LA", "La")
-    if not grey and image.mode not in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
-        raise Finding(
-            f"found pixels of kind {image.mode}; expected grey or RGB at 8 or 16 bits, or "
-            "CMYK at 8. Convert the picture to RGB in an image editor."
-        )
-    mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
-    return np.asarray(image.convert(mode)), icc
-
-
-def _metadata_of(image: Image.Image) -> Metadata:
-    """What Pillow found in a JPEG, WebP, BMP, AVIF or HEIC file."""
-    info = image.info
-    exif, xmp, dpi = info.get("exif"), info.get("xmp"), info.get("dpi")
-    if isinstance(dpi, tuple) and not all(0 < float(n) < 1e6 for n in dpi):
-        dpi = None
-    photoshop = info.get("photoshop")
-    iptc = photoshop.get(0x0404) if isinstance(photoshop, dict) else None
-    comment = info.get("comment")
-    return Metadata(
-        exif=read_exif(exif) if isinstance(exif, bytes) else None,
-        xmp=xmp.encode() if isinstance(xmp, str) else xmp,
-        iptc=iptc if isinstance(iptc, bytes) else None,
-        dpi=(float(dpi[0]), float(dpi[1])) if isinstance(dpi, tuple) else None,
-        comment=comment if isinstance(comment, bytes) else None,
-    )
 
 
 def _orientation(metadata: Metadata) -> int:
@@ -334,8 +284,7 @@ def _orientation(metadata: Metadata) -> int:
 
 def _pages_of_tiff(path: str | os.PathLike[str], data: bytes) -> Iterator[Picture]:
     found = containers.tiff_pages(data)
-    raw = any(50706 in tags for _, tags, _, _ in found) or data[8:10] == b"CR"
-    if raw:
+    if any(50706 in tags for _, tags, _, _ in found) or data[8:10] == b"CR":
         raise Finding(
             f"found a camera raw file; expected a {containers.NAMES} file. Develop it in a raw "
             "converter and export a TIFF."
@@ -388,17 +337,20 @@ def _picture(
     """Make a Picture of unsigned samples, (H, W) or (H, W, 1 to 4), the last even one alpha."""
     samples = _orient(samples.reshape(*samples.shape[:2], -1), orientation)
     channels = samples.shape[2]
-    scale = np.float32(peak)
-    colours, alpha = samples, None
-    if channels in (2, 4):
-        colours = samples[..., :-1]
-        alpha = np.divide(samples[..., -1], scale, dtype=np.float32, order="C")
-    pixels = np.divide(colours, scale, dtype=np.float32, order="C")
+    alpha = _unit(samples[..., -1], peak) if channels in (2, 4) else None
+    pixels = _unit(samples[..., : channels - (alpha is not None)], peak)
     if channels < 3:
         pixels = np.repeat(pixels, 3, axis=2)
     height, width = pixels.shape[:2]
     metadata = metadata.renewed(width, height)
     return Picture(pixels, alpha, channels < 3, 16 if peak > 255 else 8, icc, metadata)
+
+
+def _unit(samples: npt.NDArray[Any], peak: int) -> npt.NDArray[np.float32]:
+    # One division of both types takes a buffer, without which NumPy ends the process.
+    values = samples.astype(np.float32, order="C")
+    values /= np.float32(peak)
+    return values
 
 
 def _orient(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -416,35 +368,3 @@ def _check_size(width: int, height: int) -> None:
             f"found a header that says {width} x {height} pixels; expected 1 to {MAX_PIXELS} "
             "pixels. Copy the file again if that is not its size, or make the picture smaller."
         )
-
-
-@contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's limit, half of which warns, for one read; `_check_size` takes its place.
-
-    The limit is a global of Pillow, hence the lock.
-    """
-    with _pillow_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _need_plugin(kind: str) -> None:
-    if kind == "HEIF":
-        try:
-            importlib.import_module("pillow_heif").register_heif_opener()
-        except ImportError as exc:
-            raise Finding(
-                f"found a HEIC picture, which needs the package pillow-heif ({exc}). Install it "
-                'with: pip install "instructir[heic]"'
-            ) from exc
-    if kind == "AVIF":
-        Image.init()
-        if kind not in Image.OPEN:
-            raise Finding(
-                "found an AVIF picture, which needs Pillow 11.3 or newer. Update it with: pip "
-                "install --upgrade pillow"
-            )

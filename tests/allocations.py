@@ -1,9 +1,12 @@
-"""Memory that ends at each allocation in turn: ``allocations.py SUFFIX LEAST STEP RUN``.
+"""Memory that ends at each allocation in turn: ``allocations.py SUFFIX LEAST STEP RUN``, or at
+limits of ``STEP`` MB, twice as much and so on: ``allocations.py SUFFIX 0 STEP -COUNT``.
 
 Restores a picture by the command line, in a child of its own for each allocation of ``LEAST`` bytes
 or more (each ``STEP``-th of them) and lets that one fail, and the ``RUN`` after it. Needs
-`fail_alloc.c`, preloaded. What is allowed is the same picture as ever, or one plain error that does
-not call the good files damaged, and nothing half-written. Prints one JSON line.
+`fail_alloc.c`, preloaded. What is allowed is the same picture as ever, or one plain error that says
+that memory lacks, and nothing half-written; and that a library of `ENDS` ends the process, if it
+leaves no part under the picture's name. PNG is restored at full strength; the others at none, where
+the network would take the same allocations again. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ import gc
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -35,13 +41,17 @@ from instructir_core.cli import main  # noqa: E402
 
 NEVER = 2**62
 SECONDS = 60
-_SAY = (
-    r"JPEG XL decoder error|Failed to decode frame 0:[^)]*|Some scanline chunks were [^)]*"
-    r"|could not create decoder object|[^)]*memory may have ended"
-)
-NO_MORE = re.compile(rf"found a damaged or cut-off picture \(({_SAY})\)")
-"""All that libjxl, dav1d, libwebp, OpenEXR and libtiff let us say, whatever happened."""
+ENDS = {"_safetensors_rust": (".",), "libavif": (".avif",), "libOpenImageIO": (".jxl", ".exr")}
+"""Libraries that end the process for want of memory, and in which formats (`.`: in all)."""
+_FRAME = re.compile(r"^(/\S+)\([^)]*\)\[0x", re.M)
+_SYSTEM = re.compile(r"fail_alloc|libc\.|libstdc|libgcc|libpthread|ld-linux|libpython")
 BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
+
+
+def culprit(said: str) -> str:
+    """The library in which a process was ended, as `fail_alloc.c` told."""
+    names = (Path(name).name for name in _FRAME.findall(said))
+    return next((re.split("[-.]", n)[0] for n in names if not _SYSTEM.search(n)), "nobody")
 
 
 def same(path: Path, whole: pictures.Picture) -> bool:
@@ -55,14 +65,21 @@ def same(path: Path, whole: pictures.Picture) -> bool:
     )
 
 
-def found(status: int, out: Path, said: str, whole: pictures.Picture) -> tuple[str, str]:
+def found(
+    status: int, out: Path, said: str, whole: pictures.Picture, suffix: str
+) -> tuple[str, str]:
     """What came of a case, and what is wrong with it, if anything."""
     left = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+    if os.WIFSIGNALED(status) or _FRAME.search(said):  # by a signal, or a library called exit
+        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "exit"
+        library = culprit(said)
+        kind = f"ended by {name} in {library}"
         bad = [n for n in left if not n.endswith(".tmp") and not same(out / n, whole)]
-        late = "hangs" if name == "SIGALRM" else ""
-        return f"ended by {name}", late or (f"leaves {bad}" if bad else "")
+        if name == "SIGALRM":
+            return kind, "hangs"
+        if not suffix.startswith(ENDS.get(library, ())):
+            return kind, "ends in a library that is not among the known"
+        return kind, f"leaves {bad}" if bad else ""
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
         return "result", "" if len(left) == 1 and same(out / left[0], whole) else f"leaves {left}"
@@ -70,20 +87,18 @@ def found(status: int, out: Path, said: str, whole: pictures.Picture) -> tuple[s
         return "error", f"leaves {left}"
     if "Traceback" in said or "error: " not in said:
         return "error", "raises"
-    said = NO_MORE.sub("", said)
-    return "clear error", "blames a good file" if BLAMES.search(said) else ""
+    told = said[said.index("error: ") :]
+    if BLAMES.search(said) or "memory" not in told:
+        return "error", "does not say that memory lacks"
+    return "clear error", ""
 
 
-def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[str, object]:
-    torch.set_num_threads(1)
-    OpenImageIO.attribute("exr_threads", -1)  # a child has none of its parent's threads
-    library = ctypes.CDLL(None)
-    library.fail_allocations.argtypes = [ctypes.c_size_t, ctypes.c_long, ctypes.c_long]
-    library.allocations_seen.restype = ctypes.c_long
+def prepare(suffix: str, place: Path, width: int) -> tuple[list[str], Path]:
+    """A picture, a model and what the command line is told; and where the result comes."""
     network, head, encoder = tiny_parts()
     model, source, out = place / "tiny.safetensors", place / f"a{suffix}", place / "out"
     checkpoint.save(model, network, head, CLASSES, encoder, {"name": "tiny"})
-    pixels = np.random.default_rng(0).random((60, 80, 3), np.float32)
+    pixels = np.random.default_rng(0).random((width * 3 // 4, width, 3), np.float32)
     bits = 16 if suffix in (".jxl", ".exr") else 8
     exif = Image.Exif()
     exif[0x010F] = "Maker"
@@ -93,51 +108,82 @@ def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[st
     picture = pictures.Picture(pixels, bits=bits, icc=told.icc, metadata=told.metadata)
     pictures.write(source, picture)
     given = ["restore", source, "-o", out, "--model", model, "--device", "cpu", "-i", "derain"]
-    arguments = list(map(str, given))
+    return [*map(str, given)], out / source.name
+
+
+def one(
+    arguments: list[str], said: Path, hurt: Callable[[], None], heal: Callable[[], None]
+) -> int:
+    """The status of a child that is hurt before it runs the command line, and healed after it."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    signal.alarm(SECONDS)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = 3
+    try:
+        hurt()
+        status = main(arguments)
+        heal()
+    except BaseException:
+        heal()
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def limit(space: int) -> None:
+    """Allow so many more bytes of addresses, or as many as before the first call."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + space if space else most, most))
+
+
+def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[str, object]:
+    """All cases, counted; with a ``length`` below 0, of ``-length`` limits, a ``step`` MB apart."""
+    torch.set_num_threads(1)
+    OpenImageIO.attribute("exr_threads", -1)  # a child has none of its parent's threads
+    library = ctypes.CDLL(None)
+    library.fail_allocations.argtypes = [ctypes.c_size_t, ctypes.c_long, ctypes.c_long]
+    library.allocations_seen.restype = ctypes.c_long
+    fail = library.fail_allocations
+    arguments, target = prepare(suffix, place, 80 if length >= 0 else 800)
+    arguments += [] if suffix == ".png" and length >= 0 else ["--strength", "0"]
+    files = {path: path.read_bytes() for path in place.iterdir()}
     assert main(arguments) == 0  # and what is imported when it is needed is there
-    whole = pictures.read(out / source.name)
-    library.fail_allocations(least, NEVER, NEVER)
+    whole = pictures.read(target)
+    fail(least, NEVER, NEVER)
     assert main(arguments) == 0
     number = library.allocations_seen()
-    before = (source.read_bytes(), model.read_bytes())
+    cases: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {
+        at: (partial(fail, least, at, min(at + length, NEVER)), partial(fail, least, NEVER, NEVER))
+        for at in range(0, number, step)
+    }
+    if length < 0:
+        number = -length
+        cases = {
+            n: (partial(limit, n * step << 20), partial(limit, 0)) for n in range(1, number + 1)
+        }
     counts: Counter[str] = Counter()
     failures: list[str] = []
-    ended: list[str] = []
     said = place / "said"
     begun = time.perf_counter()
     gc.freeze()  # else a child's collection copies all that it shares with its parent
-    for at in range(0, number, step):
-        shutil.rmtree(out)
-        child = os.fork()
-        if child == 0:
-            signal.alarm(SECONDS)
-            file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
-            status = 3
-            try:
-                library.fail_allocations(least, at, min(at + length, NEVER))
-                status = main(arguments)
-                library.fail_allocations(least, NEVER, NEVER)
-            except BaseException:
-                library.fail_allocations(least, NEVER, NEVER)
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-        status = os.waitpid(child, 0)[1]
+    for at, (hurt, heal) in cases.items():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        status = one(arguments, said, hurt, heal)
         text = said.read_text("utf-8", "replace")
-        kind, wrong = found(status, out, text, whole)
+        kind, wrong = found(status, target.parent, text, whole, suffix)
         counts[kind] += 1
-        if kind.startswith("ended"):
-            ended.append(f"{at}: {text[-300:]}")
-        out.mkdir(exist_ok=True)
         if wrong:
-            failures.append(f"allocation {at}: {wrong}: {text[-3000:]}")
-    assert before == (source.read_bytes(), model.read_bytes())
+            failures.append(f"case {at}: {wrong}: {text[-3000:]}")
+    assert files == {path: path.read_bytes() for path in files}
     seconds = round(time.perf_counter() - begun)
     return {"cases": sum(counts.values()), **counts, "of": number, "seconds": seconds,
-            "ended": ended, "failures": failures}  # fmt: skip
+            "failures": failures}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 /* Preloaded, lets chosen allocations fail, as on a machine without memory: see allocations.py. */
 #include <errno.h>
+#include <execinfo.h>
 #include <limits.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,8 +18,28 @@ extern void *__libc_memalign(size_t, size_t);
 static long seen, first = LONG_MAX, last = LONG_MAX;
 static size_t least = 1;
 
+/* Says on stderr in which libraries a signal struck, the innermost first; then it ends the process. */
+static void say_where(int number) {
+  static void *frames[100];
+  backtrace_symbols_fd(frames, backtrace(frames, 100), STDERR_FILENO);
+  (void)number;
+}
+
+static void say_exit(void) { say_where(0); }
+
+static void tell_ends(void) {
+  struct sigaction action = {.sa_handler = say_where, .sa_flags = SA_RESETHAND};
+  void *frame[1];
+  backtrace(frame, 1); /* it loads a library the first time */
+  sigaction(SIGSEGV, &action, NULL);
+  sigaction(SIGBUS, &action, NULL);
+  sigaction(SIGABRT, &action, NULL);
+  atexit(say_exit);
+}
+
 /* From now on, of the allocations of `bytes` or more, those from number `from` up to `to` fail. */
 void fail_allocations(size_t bytes, long from, long to) {
+  if (from < LONG_MAX / 2) tell_ends();
   least = bytes;
   first = from;
   last = to;

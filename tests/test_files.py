@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,41 @@ def test_hashes(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "x") == (
         "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
     )
+
+
+def test_what_fails_once_goes_on_where_it_was() -> None:
+    fails: list[int] = []
+
+    def read() -> Iterator[int]:
+        last = fails.pop(0) if fails else 4
+        for number in range(4):
+            if number == last:
+                raise ValueError(f"at {last}")
+            yield number
+
+    fails[:] = [2]
+    assert list(files.tried_twice(read)) == [0, 1, 2, 3]
+    fails[:] = [2, 3]
+    given = files.tried_twice(read)
+    assert [next(given) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="at 3"):
+        next(given)
+    fails[:] = [0, 1]
+    with pytest.raises(ValueError, match="at 1"):
+        list(files.tried_twice(read))
+
+
+def test_an_error_is_one_of_memory_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="damaged"), files.room(1 << 20):
+        raise ValueError("damaged")
+    with pytest.raises(MemoryError), files.room(1 << 62):
+        raise ValueError("damaged")
+
+    def full(*_: int) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", full)
+    with files.room(1):
+        pass
+    with pytest.raises(MemoryError), files.room(1):
+        raise ValueError("damaged")

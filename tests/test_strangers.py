@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from instructir_core import checkpoint, containers, files, pictures, sheets
+from instructir_core import checkpoint, containers, deep, files, pictures, shallow, sheets
 from instructir_core.batch import plan_files
 from instructir_core.cli import main
 from instructir_core.manifest import Manifest, read_lines
@@ -559,6 +559,74 @@ def test_memory_that_ends_costs_one_picture(
     monkeypatch.setattr(checkpoint, "_read", fails_early)
     assert main(arguments(weights, tmp_path / "in", tmp_path / "out")) == 1
     assert "safetensors: found too little free memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif", ".tif", ".jxl", ".exr"])
+def test_a_decoder_that_lacks_memory_blames_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix in (".webp", ".avif"):
+        Image.new("RGB", (16, 8), "teal").save(path)
+        owner: Any = type(Image.open(path))
+        name = "load"
+    else:
+        pictures.write(path, pictures.Picture(np.full((8, 16, 3), 0.25, np.float32)))
+        owner, name = deep, "_decoded"
+    whole, decode = pictures.read(path).pixels, getattr(owner, name)
+    failures = 1
+
+    def fails(*given: Any) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise containers.cut_off("decoder error")
+        return decode(*given)
+
+    monkeypatch.setattr(owner, name, fails)
+    assert np.array_equal(pictures.read(path).pixels, whole)
+    failures = 2
+    with pytest.raises(ValueError, match="damaged"):
+        pictures.read(path)
+    failures = 2
+    for module in (deep, shallow):
+        monkeypatch.setattr(module, "ROOM", 1 << 55)
+    with pytest.raises(OSError, match="too little free memory"):
+        pictures.read(path)
+
+
+def test_pages_after_a_failure_come_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [pictures.Picture(np.full((4, 5, 3), n / 255, np.float32)) for n in range(4)]
+    pictures.write_pages(tmp_path / "a.tif", pages)
+    decode, calls = deep._decoded, 0
+
+    def fails_third(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise containers.cut_off("ZLib error")
+        return decode(*given)
+
+    monkeypatch.setattr(deep, "_decoded", fails_third)
+    found = [round(255 * float(p.pixels[0, 0, 0])) for p in pictures.pages(tmp_path / "a.tif")]
+    assert found == [0, 1, 2, 3] and calls == 3 + 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (60, 80), (33, 77), (256, 512), (700, 300)])
+def test_the_pixels_that_a_header_says(tmp_path: Path, size: tuple[int, int]) -> None:
+    height, width = size
+    pixels = np.random.default_rng(0).random((height, width, 3), np.float32)
+    pictures.write(tmp_path / "a.jxl", pictures.Picture(pixels))
+    most, moves = containers.jxl_header((tmp_path / "a.jxl").read_bytes())
+    assert height * width <= most <= 2 * height**2 + 7 * height * width and not moves
+    image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+    for number, options in enumerate(
+        [{"quality": 80}, {"lossless": True}, {"icc_profile": bytes(200)}]
+    ):
+        image.save(tmp_path / f"{number}.webp", **options)
+        data = (tmp_path / f"{number}.webp").read_bytes()
+        assert data[12:16] == (b"VP8 ", b"VP8L", b"VP8X")[number]
+        assert shallow._webp_pixels(data) == height * width
 
 
 def test_two_runs_into_one_folder(weights: Path, tmp_path: Path) -> None:

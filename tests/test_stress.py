@@ -216,6 +216,7 @@ def test_too_little_memory(weights: Path, tmp_path: Path, steps: tuple[int, ...]
         else:
             assert not out.exists() or not list(out.iterdir()), (step, errors[-500:])
             assert one.returncode in (1, -signal.SIGABRT), (step, one.returncode, errors[-500:])
+            assert "Traceback" not in errors, (step, errors[-2000:])
     assert states
 
 
@@ -249,18 +250,35 @@ def test_memory_that_ends_at_each_allocation(
     failing: Path, suffix: str, least: int, step: int, following: int
 ) -> None:
     """While loading, reading a sentence, reading, restoring and writing; see `allocations`."""
-    given = [suffix, str(least), str(step), str(following)]
+    found = lacking(failing, suffix, least, step, following)
+    assert found["cases"] == -(-found["of"] // step) and found["clear error"] > 0
+
+
+@pytest.mark.parametrize(
+    "suffix, step, count",
+    [(".webp", 6, 4), *(pytest.param(s, 2, 40, marks=pytest.mark.stress) for s in FORMATS)],
+)
+def test_memory_that_is_limited(failing: Path, suffix: str, step: int, count: int) -> None:
+    """To 2 MB more than the model takes, 4 MB and so on, for a picture of half a million pixels."""
+    found = lacking(failing, suffix, 0, step, -count)
+    assert found["cases"] == count and found["clear error"] > 0
+
+
+def lacking(failing: Path, *given: object) -> dict[str, Any]:
+    """Run `allocations.py`; what it counted, once nothing in it failed."""
+    words = [*map(str, given)]
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "allocations.py"), *given],
+        [sys.executable, str(Path(__file__).parent / "allocations.py"), *words],
         capture_output=True, text=True, timeout=2000, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(failing)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(failing),
+             "MALLOC_MMAP_THRESHOLD_": str(1 << 17)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     failures = found.pop("failures")
-    print(f"allocations {' '.join(given[:3])}: {json.dumps(found)}", flush=True)
+    print(f"allocations {' '.join(words)}: {json.dumps(found)}", flush=True)
     assert not failures, "\n".join(failures)
-    assert found["cases"] == -(-found["of"] // step) and found["clear error"] > 0
+    return found
 
 
 SILENT = """
