@@ -7,19 +7,17 @@ saved and scaled alike (`diagnose.severity`). What needs nothing is as various a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from ..diagnose import DiagnosisConfig, look, severity
+from ..diagnose import Look, look, severity
 from ..tasks import TASKS
 from .imaging import (
     Pixels,
@@ -239,52 +237,29 @@ def _file(rng: np.random.Generator) -> Callable[[Pixels], Pixels]:
 
 @dataclass(frozen=True)
 class Lessons:
-    """Samples as the network sees them: what `Look.inputs` gives, and the severities (B, tasks).
-
-    Views and crops are of 8 bits.
-    """
+    """Samples as they are looked at: views (B, 3, V, V) and crops (B, N, 3, C, C) of 8 bits, and
+    the severities (B, tasks). Of no network, so that they serve many."""
 
     view: Tensor
     crops: Tensor
-    whole: Tensor
-    detail: Tensor
     severities: Tensor
 
     def __len__(self) -> int:
         return len(self.severities)
 
-    def batch(self, rows: npt.NDArray[np.int64], crops: Sequence[int]) -> tuple[Tensor, ...]:
-        """Inputs of the network for some rows and some of the crops, and what to answer."""
-        picked = torch.from_numpy(rows)
-        view, pieces = self.view[picked] / 255.0, self.crops[picked][:, crops] / 255.0
-        return (
-            view,
-            pieces,
-            self.whole[picked],
-            self.detail[picked][:, crops],
-            self.severities[picked],
-        )
+    def look(self, row: int) -> Look:
+        """One of them."""
+        return Look(self.view[row] / 255.0, self.crops[row] / 255.0)
 
 
-def make_lessons(
-    sources: Sources,
-    seed: int,
-    count: int,
-    config: DiagnosisConfig,
-    *,
-    minutes: float | None = None,
-) -> Lessons:
-    """``count`` samples, or as many as ``minutes`` allow for; the same for the same seed."""
-    until = time.monotonic() + 60.0 * (minutes or 1e9)
-    rows: list[list[Tensor]] = [[], [], [], [], []]
+def make_lessons(sources: Sources, seed: int, count: int) -> Lessons:
+    """``count`` samples; the same for the same seed."""
+    rows: list[list[Tensor]] = [[], [], []]
     for number in tqdm(range(count), desc="samples", unit="picture", mininterval=10.0):
         sample = draw_sample(sources, stream(seed, Stream.DIAGNOSES, number))
-        seen = look(torch.from_numpy(sample.picture), config.view, config.crop)
-        view, crops, whole, detail = (part[0] for part in seen.inputs())
-        answers = torch.tensor([sample.severities[task] for task in config.tasks])
-        bytes_ = [(part * 255.0).round().byte() for part in (view, crops)]
-        for row, part in zip(rows, (*bytes_, whole, detail, answers), strict=True):
+        seen = look(torch.from_numpy(sample.picture))
+        answers = torch.tensor([sample.severities[task] for task in TASKS])
+        bytes_ = [(part * 255.0).round().byte() for part in (seen.view, seen.crops)]
+        for row, part in zip(rows, (*bytes_, answers), strict=True):
             row.append(part)
-        if time.monotonic() > until:
-            break
     return Lessons(*(torch.stack(row) for row in rows))
