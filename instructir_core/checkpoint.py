@@ -436,7 +436,7 @@ def convert(
         provenance["version"] = version
     dtype = torch.float16 if half else None
     diagnosis = source.diagnosis if diagnosis_path is None else load_diagnosis(diagnosis_path)
-    if diagnosis is not None and diagnosis_path is not None:
+    if diagnosis is not None and diagnosis_path and source.network is not None:
         _check_fit(diagnosis_path, diagnosis, source.network)
     save(out, source.network, head, tasks, encoder, provenance, dtype=dtype, diagnosis=diagnosis)
     return out

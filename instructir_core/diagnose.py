@@ -1,9 +1,9 @@
 """From a picture to what is wrong with it: a severity from 0 to 1 for every task.
 
 With ``P`` the PSNR in dB between a picture with and without one degradation, all others kept, the
-severity is ``clip((40 - P) / 25, 0, 1)`` for every task alike: 0 is invisible (40 dB), 1 is 15 dB or
-worse. A small judge reads it from what the restoring network itself changes in small parts of the
-picture under the sentence of each task, and from plain measurements.
+severity is ``clip((40 - P) / 25, 0, 1)`` for every task alike: 0 is invisible (40 dB), 1 is 15 dB
+or worse. A small judge reads it from what the restoring network itself changes in small parts of
+the picture under the sentence of each task, and from plain measurements.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class JudgeConfig:
     tasks: tuple[str, ...] = tuple(TASKS)
     thresholds: tuple[float, ...] = (0.3,) * len(TASKS)
     """Of each task: the severity from which a restoration is suggested."""
+    absent: tuple[float, ...] = (0.15,) * len(TASKS)
+    """Of each task: the severity below which a picture surely does not show it."""
     hidden: int = 48
     embedding_width: int = EMBEDDING_WIDTH
     network: str = ""
@@ -67,12 +69,14 @@ class JudgeConfig:
         numbers = (self.hidden, self.embedding_width)
         whole = all(isinstance(n, int) and 1 < n <= 4096 for n in numbers)
         names = all(isinstance(n, str) and n in TASKS for n in self.tasks)
-        limits = all(isinstance(t, float) and 0.0 <= t <= 1.0 for t in self.thresholds)
-        counts = len(self.tasks) == len(self.thresholds) == len(set(self.tasks)) > 0
-        if not (whole and names and limits and counts and isinstance(self.network, str)):
+        severities = (*self.thresholds, *self.absent)
+        limits = all(isinstance(t, float) and 0.0 <= t <= 1.0 for t in severities)
+        counts = {len(self.tasks), len(self.thresholds), len(self.absent)} == {len({*self.tasks})}
+        several = bool(self.tasks) and isinstance(self.network, str)
+        if not (whole and names and limits and counts and several):
             raise ValueError(
-                f"found a diagnosis of {brief(asdict(self), 200)}; expected known tasks with a "
-                "threshold of 0 to 1 each, and sizes from 2 to 4096. Get the file again"
+                f"found a diagnosis of {brief(asdict(self), 200)}; expected known tasks with "
+                "severities of 0 to 1 each, and sizes from 2 to 4096. Get the file again"
             )
 
     def to_json(self) -> str:
@@ -90,7 +94,7 @@ class JudgeConfig:
             raise ValueError(f"found the diagnosis {brief(text, 60)}; expected its sizes")
         if "widths" in known and "network" not in known:
             return None
-        lists = {name: tuple(known[name]) for name in ("tasks", "thresholds")}
+        lists = {name: tuple(known[name]) for name in ("tasks", "thresholds", "absent")}
         return cls(**{**known, **lists})
 
 
@@ -186,6 +190,12 @@ class Diagnosis:
         held-out photos. A threshold that somebody gives takes the place of all of them."""
         config = self.judge.config
         return dict(zip(config.tasks, config.thresholds, strict=True))
+
+    @property
+    def absent(self) -> dict[str, float]:
+        """Of each task: the severity below which a picture surely does not show it."""
+        config = self.judge.config
+        return dict(zip(config.tasks, config.absent, strict=True))
 
     @torch.inference_mode()
     def severities(self, image: Tensor) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What is measured of pictures, and of what a restoration changes in them, to tell what they need.
 
-All take (B, 3, H, W) in [0, 1] of at least 64 pixels a side and give (B, N) float32 numbers, most of
-them logarithms, which no picture takes far from -8 to 8.
+All take (B, 3, H, W) in [0, 1] of at least 64 pixels a side and give (B, N) float32 numbers, most
+of them logarithms, which no picture takes far from -8 to 8.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ learns from that in seconds, and its thresholds are calibrated on photos that it
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,19 +69,27 @@ def _loss(logits: Tensor, answers: Tensor) -> Tensor:
     return (F.binary_cross_entropy_with_logits(logits, answers, reduction="none") - least).mean()
 
 
-def calibrate(read: Tensor, severities: Tensor) -> tuple[float, ...]:
-    """The threshold of each task, from severities as read and as measured, both (B, tasks), of
-    samples never learned: `_FALSE` of the clean pictures lie above it, which seven tasks ask about
-    at once."""
-    clean = read[(severities == 0.0).all(dim=1)]
-    if not len(clean):
-        return (0.3,) * read.shape[1]
-    reached = clean.quantile(1.0 - _FALSE, dim=0).clamp(0.05, 0.9)
-    return tuple(round(float(value) + 0.001, 3) for value in reached)
+def calibrate(config: JudgeConfig, read: Tensor, severities: Tensor) -> JudgeConfig:
+    """The limits of each task, from severities as read and as measured, both (B, tasks), of samples
+    never learned.
+
+    `_FALSE` of the clean pictures lie above its threshold, which seven tasks ask about at once, and
+    `_MISSED` of those that show it, if only a little, below what counts as absent.
+    """
+    thresholds, absent = [], []
+    clean = (severities == 0.0).all(dim=1)
+    for found, true in zip(read.T, severities.T, strict=True):
+        shown = found[true >= SHOWN]
+        threshold = float(found[clean].quantile(1.0 - _FALSE)) if clean.any() else 0.3
+        least = float(shown.quantile(_MISSED)) if len(shown) else threshold / 2
+        thresholds.append(round(min(max(threshold, 0.05), 0.9) + 0.001, 3))
+        absent.append(round(min(least, thresholds[-1]), 3))
+    return replace(config, thresholds=tuple(thresholds), absent=tuple(absent))
 
 
-_FALSE = 0.02
-"""Share of clean pictures about which one task may be wrong."""
+_FALSE, _MISSED = 0.02, 0.03
+SHOWN = 0.2
+"""Severity from which on a picture shows something: 35 dB."""
 
 # --- all of it in order ------------------------------------------------------------------------
 
@@ -127,7 +134,7 @@ def train_diagnosis(
     loss = learn(judge, look_at(diagnosis, lessons), lessons.severities, seed)
     with torch.inference_mode():
         read = judge(look_at(diagnosis, apart)).sigmoid()
-    judge.config = replace(config, thresholds=calibrate(read, apart.severities))
+    judge.config = calibrate(config, read, apart.severities)
     made = {
         "seed": seed, "samples": len(lessons), "loss": loss, "model": restorer.name,
         "photos": len(training.photos), "graphics": len(training.graphics),
@@ -153,7 +160,9 @@ def write_lessons(path: Path, lessons: Lessons, apart: Lessons) -> None:
         for part in _PARTS
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, serialize(tensors, {"samples": "diagnosis", "tasks": json.dumps([*TASKS])}))
+    write_atomically(
+        path, serialize(tensors, {"samples": "diagnosis", "tasks": json.dumps([*TASKS])})
+    )
 
 
 def read_lessons(path: Path) -> tuple[Lessons, Lessons]:
