@@ -7,10 +7,12 @@ learns from that in seconds, and its thresholds are calibrated on photos that it
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -58,7 +60,7 @@ def learn(judge: Judge, features: Tensor, severities: Tensor, seed: int) -> floa
     return float(loss.detach())
 
 
-_BATCH, _RATE, _EPOCHS, _LEAST_STEPS = 128, 3e-3, 60, 300
+_BATCH, _RATE, _EPOCHS, _LEAST_STEPS = 128, 3e-3, 100, 300
 _JITTER = 0.1
 """Noise on what is judged, in units of its spread: no value is learned by heart."""
 
@@ -71,23 +73,50 @@ def _loss(logits: Tensor, answers: Tensor) -> Tensor:
 
 def calibrate(config: JudgeConfig, read: Tensor, severities: Tensor) -> JudgeConfig:
     """The limits of each task, from severities as read and as measured, both (B, tasks), of samples
-    never learned.
+    never learned: its threshold by `_spend`, and as absent what `_MISSED` of those that show it, if
+    only a little, lie below."""
+    clean = read[(severities == 0.0).all(dim=1)].double().numpy()
+    shown = [found[true >= SHOWN] for found, true in zip(read.T, severities.T, strict=True)]
+    found = [one.sort().values.double().numpy() for one in shown]
+    thresholds = _spend(clean, found) if len(clean) else [0.3] * len(found)
+    absent = [
+        float(np.quantile(one, _MISSED)) if len(one) else limit / 2
+        for one, limit in zip(found, thresholds, strict=True)
+    ]
+    least = [round(min(pair), 3) for pair in zip(absent, thresholds, strict=True)]
+    return replace(config, thresholds=tuple(thresholds), absent=tuple(least))
 
-    `_FALSE` of the clean pictures lie above its threshold, which seven tasks ask about at once, and
-    `_MISSED` of those that show it, if only a little, below what counts as absent.
+
+def _spend(clean: Values, shown: Sequence[Values]) -> list[float]:
+    """Thresholds that `_FALSE` of the clean pictures reach by any of them, spent on those tasks of
+    which each such picture gains the most.
+
+    ``clean`` are severities as read (B, tasks); ``shown``, sorted, of what shows each task.
     """
-    thresholds, absent = [], []
-    clean = (severities == 0.0).all(dim=1)
-    for found, true in zip(read.T, severities.T, strict=True):
-        shown = found[true >= SHOWN]
-        threshold = float(found[clean].quantile(1.0 - _FALSE)) if clean.any() else 0.3
-        least = float(shown.quantile(_MISSED)) if len(shown) else threshold / 2
-        thresholds.append(round(min(max(threshold, 0.05), 0.9) + 0.001, 3))
-        absent.append(round(min(least, thresholds[-1]), 3))
-    return replace(config, thresholds=tuple(thresholds), absent=tuple(absent))
+    limits = [min(float(values.max()) + 0.001, 0.9) for values in clean.T]
+    passed = (clean >= limits).any(axis=1)
+    budget = _FALSE * len(clean)
+    while True:
+        best, choice = 0.0, None
+        for task, values in enumerate(clean.T):
+            below = np.unique(values[(values < limits[task]) & (values >= LEAST)])[::-1][:20]
+            # Just above the next lower picture, or as low as a threshold may be.
+            for lower in [*below[1:] + 0.001, LEAST]:
+                cost = int(((values >= lower) & ~passed).sum())
+                reach = np.searchsorted(shown[task], [lower, limits[task]])
+                gain = float(reach[1] - reach[0]) / max(1, len(shown[task])) / (cost + 0.1)
+                if lower < limits[task] and passed.sum() + cost <= budget and gain > best:
+                    best, choice = gain, (task, float(lower))
+        if choice is None:
+            return [round(limit, 3) for limit in limits]
+        limits[choice[0]] = choice[1]
+        passed |= clean[:, choice[0]] >= choice[1]
 
 
-_FALSE, _MISSED = 0.02, 0.03
+Values = npt.NDArray[np.float64]
+LEAST = 0.05
+"""What a threshold is at least."""
+_FALSE, _MISSED = 0.12, 0.03
 SHOWN = 0.2
 """Severity from which on a picture shows something: 35 dB."""
 
@@ -127,7 +156,7 @@ def train_diagnosis(
         lessons, apart = read_lessons(store)
     else:
         lessons = make_lessons(training, seed, samples)
-        apart = make_lessons(held, seed + 1, max(16, int(_HELD * len(lessons))))
+        apart = make_lessons(held, seed + 1, max(16, int(_HELD * samples)), guises=False)
         if store is not None:
             write_lessons(store, lessons, apart)
     diagnosis = Diagnosis(judge, network)
