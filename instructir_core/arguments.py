@@ -127,13 +127,19 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     reader.set_defaults(run=run["train-reader"])
 
     diagnosis = commands.add_parser(
-        "train-diagnosis", help="train the network that reads what a picture needs"
+        "train-diagnosis", help="train what reads from a picture what it needs"
     )
     diagnosis.add_argument("out", type=Path, metavar="OUT.safetensors")
+    diagnosis.add_argument(
+        "--model", default="mini", help="mini, 7d or a path: the network whose changes it reads"
+    )
     diagnosis.add_argument("--photos", type=Path, required=True, help="clean photos")
     _photo_options(diagnosis)
-    diagnosis.add_argument("--minutes", type=float, help="half for samples, half to learn them")
-    diagnosis.add_argument("--samples", type=int, help="how many, which repeats exactly")
+    diagnosis.add_argument("--samples", type=int, default=3000, help="how many to learn from")
+    diagnosis.add_argument(
+        "--store", type=Path, metavar="FILE.safetensors",
+        help="samples to use again for other networks: made where it is not there",
+    )  # fmt: skip
     diagnosis.add_argument("--seed", type=int, default=0)
     diagnosis.set_defaults(run=run["train-diagnosis"])
 

@@ -8,6 +8,7 @@ from. No file is ever unpickled beyond plain tensors.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .diagnose import Diagnosis, DiagnosisConfig
+from .diagnose import Judge, JudgeConfig, fingerprint
 from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
@@ -31,6 +32,8 @@ from .text import (
     config_to_json,
     encoder_from_json,
 )
+
+log = logging.getLogger(__name__)
 
 FORMAT = "instructir"
 FORMAT_VERSION = "1"
@@ -48,7 +51,7 @@ class Checkpoint:
     text_encoder: TextEncoder | None = None
     tasks: tuple[str, ...] = OFFICIAL_TASKS
     provenance: dict[str, Any] = field(default_factory=dict)
-    diagnosis: Diagnosis | None = None
+    diagnosis: Judge | None = None
 
     @property
     def version(self) -> str:
@@ -117,8 +120,8 @@ def load_head(path: str | os.PathLike[str]) -> tuple[InstructionHead, tuple[str,
     return checkpoint.head, checkpoint.tasks
 
 
-def load_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
-    """The diagnosing network of a file; errors as `load`."""
+def load_diagnosis(path: str | os.PathLike[str]) -> Judge:
+    """The judge of pictures in a file; errors as `load`."""
     diagnosis = load(path).diagnosis
     if diagnosis is None:
         raise ValueError(
@@ -242,7 +245,9 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
         _fill(encoder, parts["text_encoder"])
     provenance = json.loads(metadata.get("provenance", "{}"))
     name = brief(provenance.get("name", path.stem), 100)
-    diagnosis = _diagnosis(parts["diagnosis"], metadata) if parts["diagnosis"] else None
+    diagnosis = _diagnosis(path, parts["diagnosis"], metadata) if parts["diagnosis"] else None
+    if diagnosis is not None and network is not None:
+        _check_fit(path, diagnosis, network)
     return Checkpoint(name, network, head, encoder, tasks, provenance, diagnosis)
 
 
@@ -288,13 +293,35 @@ def _head(tensors: Mapping[str, Tensor], tasks: Sequence[str]) -> InstructionHea
     return head
 
 
-def _diagnosis(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Diagnosis:
+def _diagnosis(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Judge | None:
+    config = JudgeConfig.from_json(metadata["diagnosis"])
+    if config is None:
+        log.warning(
+            "%s: found a diagnosis of an earlier kind, which is left out; the model restores as "
+            "ever. To have suggestions, make a new one: instructir train-diagnosis", path
+        )  # fmt: skip
+        return None
     with torch.device("meta"):  # as for the network
-        diagnosis = Diagnosis(DiagnosisConfig.from_json(metadata["diagnosis"]))
-    _compare(diagnosis, tensors)
-    diagnosis = diagnosis.to_empty(device="cpu")
-    _fill(diagnosis, tensors)
-    return diagnosis
+        judge = Judge(config)
+    _fill(judge, tensors)
+    return judge
+
+
+def _check_fit(path: Path, judge: Judge, network: InstructIR) -> None:
+    """Raise ValueError where a judge cannot ask this network, log where it learned of another."""
+    wanted, found = network.config.embedding_width, judge.config.embedding_width
+    if wanted != found:
+        raise ValueError(
+            f"found a diagnosis that asks in embeddings of width {found}; expected {wanted}, as "
+            "the network takes. Take the diagnosis that was made for it"
+        )
+    if judge.config.network not in ("", fingerprint(network)):
+        log.warning(
+            "%s: the diagnosis was fitted to another network than this: what it suggests is less "
+            "sure. Fit it anew: instructir train-diagnosis --model %s", path, path
+        )  # fmt: skip
 
 
 def _compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -337,7 +364,7 @@ def save(
     provenance: Mapping[str, Any],
     *,
     dtype: torch.dtype | None = None,
-    diagnosis: Diagnosis | None = None,
+    diagnosis: Judge | None = None,
 ) -> None:
     """Write one ``.safetensors``; the file appears whole or not at all.
 
@@ -409,6 +436,8 @@ def convert(
         provenance["version"] = version
     dtype = torch.float16 if half else None
     diagnosis = source.diagnosis if diagnosis_path is None else load_diagnosis(diagnosis_path)
+    if diagnosis is not None and diagnosis_path and source.network is not None:
+        _check_fit(diagnosis_path, diagnosis, source.network)
     save(out, source.network, head, tasks, encoder, provenance, dtype=dtype, diagnosis=diagnosis)
     return out
 

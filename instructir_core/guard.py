@@ -21,15 +21,12 @@ from .tasks import TASK_WORDS
 
 MODES = ("off", "warn", "skip")
 """Look at nothing; say what does harm; and keep the picture from it."""
-SHOWN = 0.5
-"""Share of a task's threshold below which the picture does not show it: what is suggested is sure
-to be there, what is refused is sure not to be."""
 RISE = 0.15
 """By so much a severity has to rise to be called worse: 4 dB."""
 TASTE = {"lol": 0.5, "en": 0.5}
 """Light and colour are matters of taste: by so much they have to rise."""
-TASTE_SHOWN = 0.25
-"""As `SHOWN`, of light and colour."""
+TASTE_SHOWN = 0.5
+"""Of light and colour: the share of the severity below which the picture does not show them."""
 LEAST = 96
 """Pixels of the shorter side of what is looked at, where only a part is to be restored."""
 _KIN = {"blur": ("blur", "sr"), "sr": ("sr", "blur")}
@@ -110,14 +107,14 @@ class Guard:
     def _shows(self, task: str) -> bool:
         """Whether a picture asks for this, as far as is known."""
         assert self.diagnosis is not None
-        thresholds = self.diagnosis.thresholds
-        if task not in thresholds:
+        absent = self.diagnosis.absent
+        if task not in absent:
             return True
-        share = TASTE_SHOWN if task in TASTE else SHOWN
+        share = TASTE_SHOWN if task in TASTE else 1.0
         return any(
-            self._found[kin] >= share * thresholds[kin]
+            self._found[kin] >= share * absent[kin]
             for kin in _KIN.get(task, (task,))
-            if kin in thresholds
+            if kin in absent
         )
 
 

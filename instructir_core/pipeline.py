@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import memory, strips
 from .checks import check_images, check_options, check_plain, check_strength
-from .diagnose import Diagnosis
+from .diagnose import Diagnosis, Judge
 from .instruction import Instruction
 from .masks import fit_mask, is_empty
 from .memory import Plan
@@ -45,15 +45,15 @@ class Restorer:
         name: str = "unnamed",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        diagnosis: Diagnosis | None = None,
+        diagnosis: Judge | None = None,
     ) -> None:
         self.device, self.dtype, self.name, self.reader = torch.device(device), dtype, name, reader
-        self.diagnosis = None if diagnosis is None else diagnosis.eval().to(self.device)
         self.version = ""
         """Of the weights; "" where their file tells none."""
         # channels_last: convolutions run up to twice as fast on CPUs and on tensor cores.
         self.network = network.eval().requires_grad_(False)
         self.network.to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.diagnosis = None if diagnosis is None else Diagnosis(diagnosis.eval(), self.network)
 
     @classmethod
     def from_pretrained(

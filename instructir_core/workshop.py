@@ -69,15 +69,14 @@ def _train_diagnosis(options: argparse.Namespace) -> int:
         from .training.diagnosis_training import train_diagnosis
     except ImportError as exc:
         raise ValueError(_needs(exc)) from exc
-    for name, least in (("minutes", 0.0), ("samples", 15)):
-        value = getattr(options, name)
-        if value is not None and not value > least:
-            raise ValueError(f"--{name} is {value}; expected more than {least:g}.")
+    if options.samples < 16:
+        raise ValueError(f"--samples is {options.samples}; expected 16 or more.")
     _check_folders(options.photos, options.graphics)
     training, held = collect(options.photos, options.skip, options.hold_out, options.graphics)
+    restorer = Restorer.from_pretrained(options.model, device="cpu")
     path = train_diagnosis(
-        training, held, options.out, seed=options.seed,
-        minutes=options.minutes, samples=options.samples,
+        training, held, restorer, options.out, seed=options.seed, samples=options.samples,
+        store=options.store,
     )  # fmt: skip
     print(f"{path}\nShip it with: instructir models convert --half NETWORK OUT --diagnosis {path}")
     return 0

@@ -171,13 +171,13 @@ class RestoreImage(io.ComfyNode):
             return _said(cls, image, [*notes, "The mask is empty: the picture is left as it is."])
         watch = Guard(restorer.restorer.diagnosis, guard)
         watched = frames // 2
-        asked = tuple(watch.before(shown(image, watched), asked, _of_frame(masks, watched)))
-        if not asked:
-            return _said(cls, image, [*notes, *watch.notes])
         averages = Averages() if steady else None
         result = host.result_like(image)
         progress = host.Progress(frames)
         with restorer.resident(height, width, tile) as plan:
+            kept = watch.before(shown(image, watched), asked, _of_frame(masks, watched))
+            if not kept:
+                return _said(cls, image, [*notes, *watch.notes])
             for index in range(frames):
                 host.stop_if_asked()
                 progress.frame = index
@@ -189,7 +189,7 @@ class RestoreImage(io.ComfyNode):
                     part: torch.Tensor | None = part,
                 ) -> torch.Tensor:
                     return restorer.restorer.restore(
-                        colour, asked, strength=strength, mask=part, overlap=overlap,
+                        colour, kept, strength=strength, mask=part, overlap=overlap,
                         progress=progress, plan=chosen, averages=averages,
                     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..instructir_core import Instruction
 from ..instructir_core.checks import check_images
+from ..instructir_core.diagnose import VIEW
 from ..instructir_core.memory import Plan
 from . import host
 from .line import LONGEST
@@ -99,7 +100,8 @@ class SuggestInstruction(io.ComfyNode):
         colours = colours_of(image)
         if image.shape[-1] == 4:
             colours = torch.stack([shown(image, index) for index in range(len(image))])
-        found = restorer.restorer.suggest(colours, most, least)
+        with restorer.resident(VIEW, VIEW, None):
+            found = restorer.restorer.suggest(colours, most, least)
         host.show_text(cls, line(found))
         full = "\n".join([found.report, *(f"- {sentence}" for sentence in found.sentences)])
         if not found.instructions:
@@ -186,9 +188,9 @@ class TryAllInstructions(io.ComfyNode):
                     return restorer.restorer.restore(view, one, progress=progress, plan=chosen)
 
                 tried[task], plan = restorer.restore(run, plan)
-        found = None
-        if restorer.restorer.diagnosis is not None:
-            found = restorer.restorer.suggest(picture, 1)
+            found = None
+            if restorer.restorer.diagnosis is not None:
+                found = restorer.restorer.suggest(picture, 1)
         drawn = trials.sheet(view, tried, found)
         sheet = torch.from_numpy(drawn.astype(np.float32) / np.float32(255))[None]
         if len(image) > 1:

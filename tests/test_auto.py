@@ -13,7 +13,7 @@ from tiny_model import CLASSES, tiny_parts
 
 from instructir_core import Restorer, checkpoint, pictures
 from instructir_core.cli import main
-from instructir_core.diagnose import Diagnosis
+from instructir_core.diagnose import Diagnosis, Judge
 from instructir_core.manifest import read_lines
 from instructir_core.suggest import spread
 from instructir_core.tasks import TASKS
@@ -34,7 +34,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network, head, encoder = tiny_parts()
     path = tmp_path / "model" / "tiny.safetensors"
     path.parent.mkdir()
-    diagnosis = Diagnosis()
+    diagnosis = Judge()
     checkpoint.save(path, network, head, CLASSES, encoder, {"name": "tiny"}, diagnosis=diagnosis)
     return path
 

@@ -16,6 +16,7 @@ class ToldDiagnosis(nn.Module):
         super().__init__()
         self.answers, self.seen = list(answers), list[Tensor]()
         self.thresholds = dict.fromkeys(TASKS, threshold)
+        self.absent = dict.fromkeys(TASKS, threshold / 2)
 
     def severities(self, image: Tensor) -> dict[str, float]:
         assert image.ndim == 3 and image.shape[2] == 3

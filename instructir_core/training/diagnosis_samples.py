@@ -7,28 +7,29 @@ saved and scaled alike (`diagnose.severity`). What needs nothing is as various a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from ..diagnose import DiagnosisConfig, look, severity
+from ..diagnose import Look, look, severity
 from ..tasks import TASKS
+from .degradations import Degradation
 from .imaging import (
     Pixels,
     compress,
     convolve,
     disc_kernel,
+    line_kernel,
     quantize,
     resize,
     smooth_noise,
+    soften,
     to_linear,
     to_srgb,
 )
@@ -182,6 +183,46 @@ def _clean(
     return quantize(picture)
 
 
+# --- other kinds of what training draws --------------------------------------------------------
+
+
+def drawn_rain(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Rain as editors draw it: the brightest of a grain, smeared along one direction, laid over."""
+    grain = soften(rng.normal(0.0, 1.0, image.shape[:2]).astype(np.float32), rng.uniform(0.5, 1.0))
+    drops = np.clip(grain / grain.std() - rng.uniform(1.2, 2.2), 0.0, None)
+    kernel = line_kernel(rng.uniform(10.0, 40.0), rng.uniform(-30.0, 30.0), rng.uniform(0.3, 0.8))
+    streaks = convolve(drops[..., None], kernel)
+    streaks *= rng.uniform(0.1, 0.6) / max(float(np.quantile(streaks, 0.995)), 1e-3)
+    streaks = np.clip(streaks, 0.0, 0.9)
+    screened = rng.random() < 0.5
+    return quantize(1.0 - (1.0 - image) * (1.0 - streaks) if screened else image + streaks)
+
+
+def even_haze(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Haze as thin as in a room: of one depth, or of one that changes slowly."""
+    depth = smooth_noise(image.shape[:2], rng, scale=rng.uniform(0.5, 1.5))
+    depth = (depth - depth.min()) * rng.uniform(0.0, 1.0) + rng.uniform(0.2, 1.0)
+    if rng.random() < 0.5:
+        depth = depth + soften(1.0 - image.max(axis=2), 0.04 * max(image.shape)) * rng.random()
+    clear = np.exp(-rng.uniform(0.3, 1.6) * depth)[..., None].astype(np.float32)
+    light = np.clip(rng.uniform(0.65, 1.0) * (1.0 + rng.normal(0.0, 0.02, 3)), 0.0, 1.0)
+    return quantize(image * clear + light.astype(np.float32) * (1.0 - clear))
+
+
+def weak_noise(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """What a camera leaves of its noise: of a few pixels, stronger in the shadows, coloured."""
+    linear = to_linear(image)
+    shot, read = log_uniform(rng, 0.0003, 0.01), log_uniform(rng, 0.001, 0.008)
+    grain = rng.normal(0.0, 1.0, image.shape).astype(np.float32) * np.sqrt(shot * linear + read**2)
+    grain = soften(grain, rng.uniform(0.4, 1.0)) * rng.uniform(1.0, 2.5)
+    return quantize(to_srgb(np.clip(linear + grain, 0.0, 1.0).astype(np.float32)))
+
+
+_OTHERS: dict[str, Degradation] = {"rain": drawn_rain, "haze": even_haze, "noise": weak_noise}
+_OTHER_SHARE = 0.4
+"""Of the single degradations of these tasks: what reads pictures is to know more than one kind."""
+
+
 # --- samples -----------------------------------------------------------------------------------
 
 
@@ -204,7 +245,11 @@ def draw_sample(
     names = [*RECIPES]
     drawn = rng.choice(names, size=rest, replace=False, p=weights / weights.sum())
     chosen = sorted([*map(str, drawn), *([task] if task else [])], key=names.index)
-    stages = compose(chosen, _clean(sources, rng, chosen, guises=guises), rng)
+    clean = _clean(sources, rng, chosen, guises=guises)
+    if guises and len(chosen) == 1 and chosen[0] in _OTHERS and rng.random() < _OTHER_SHARE:
+        stages = [clean, _OTHERS[chosen[0]](clean, rng)]
+    else:
+        stages = compose(chosen, clean, rng)
     keep = _file(rng)
     kept = [keep(stage) for stage in stages]
     found = dict.fromkeys(TASKS, 0.0)
@@ -239,52 +284,29 @@ def _file(rng: np.random.Generator) -> Callable[[Pixels], Pixels]:
 
 @dataclass(frozen=True)
 class Lessons:
-    """Samples as the network sees them: what `Look.inputs` gives, and the severities (B, tasks).
-
-    Views and crops are of 8 bits.
-    """
+    """Samples as they are looked at: views (B, 3, V, V) and crops (B, N, 3, C, C) of 8 bits, and
+    the severities (B, tasks). Of no network, so that they serve many."""
 
     view: Tensor
     crops: Tensor
-    whole: Tensor
-    detail: Tensor
     severities: Tensor
 
     def __len__(self) -> int:
         return len(self.severities)
 
-    def batch(self, rows: npt.NDArray[np.int64], crops: Sequence[int]) -> tuple[Tensor, ...]:
-        """Inputs of the network for some rows and some of the crops, and what to answer."""
-        picked = torch.from_numpy(rows)
-        view, pieces = self.view[picked] / 255.0, self.crops[picked][:, crops] / 255.0
-        return (
-            view,
-            pieces,
-            self.whole[picked],
-            self.detail[picked][:, crops],
-            self.severities[picked],
-        )
+    def look(self, row: int) -> Look:
+        """One of them."""
+        return Look(self.view[row] / 255.0, self.crops[row] / 255.0)
 
 
-def make_lessons(
-    sources: Sources,
-    seed: int,
-    count: int,
-    config: DiagnosisConfig,
-    *,
-    minutes: float | None = None,
-) -> Lessons:
-    """``count`` samples, or as many as ``minutes`` allow for; the same for the same seed."""
-    until = time.monotonic() + 60.0 * (minutes or 1e9)
-    rows: list[list[Tensor]] = [[], [], [], [], []]
+def make_lessons(sources: Sources, seed: int, count: int, *, guises: bool = True) -> Lessons:
+    """``count`` samples, drawn as `draw_sample` does; the same for the same seed."""
+    rows: list[list[Tensor]] = [[], [], []]
     for number in tqdm(range(count), desc="samples", unit="picture", mininterval=10.0):
-        sample = draw_sample(sources, stream(seed, Stream.DIAGNOSES, number))
-        seen = look(torch.from_numpy(sample.picture), config.view, config.crop)
-        view, crops, whole, detail = (part[0] for part in seen.inputs())
-        answers = torch.tensor([sample.severities[task] for task in config.tasks])
-        bytes_ = [(part * 255.0).round().byte() for part in (view, crops)]
-        for row, part in zip(rows, (*bytes_, whole, detail, answers), strict=True):
+        sample = draw_sample(sources, stream(seed, Stream.DIAGNOSES, number), guises=guises)
+        seen = look(torch.from_numpy(sample.picture))
+        answers = torch.tensor([sample.severities[task] for task in TASKS])
+        bytes_ = [(part * 255.0).round().byte() for part in (seen.view, seen.crops)]
+        for row, part in zip(rows, (*bytes_, answers), strict=True):
             row.append(part)
-        if time.monotonic() > until:
-            break
     return Lessons(*(torch.stack(row) for row in rows))

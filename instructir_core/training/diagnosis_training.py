@@ -1,217 +1,171 @@
-"""Training of the network that reads pictures: samples are made once and learned many times over.
+"""Training of the judge of pictures: samples are made once, and judged for any network.
 
-First all of it learns, then the judge once more, by itself, on what the towers see by then.
+What the network changes in each sample is computed, which takes nearly all the time; then the judge
+learns from that in seconds, and its thresholds are calibrated on photos that it never saw.
 """
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..diagnose import Diagnosis, DiagnosisConfig
-from ..tasks import CLASSES
+from ..diagnose import Diagnosis, Judge, JudgeConfig, fingerprint
+from ..files import brief, write_atomically
+from ..pipeline import Restorer
+from ..tasks import CLASSES, TASKS
 from .diagnosis_samples import Lessons, Sources, make_lessons
 from .streams import Stream, stream
-
-_BATCH = 16
-_LOOKED_AT = 4
-"""Crops of each sample that a step of training sees: which ones changes."""
 
 # --- learning ----------------------------------------------------------------------------------
 
 
-def learn(
-    diagnosis: Diagnosis,
-    lessons: Lessons,
-    seed: int,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    learning_rate: float = 2e-3,
-    tell: Callable[[str], None] = tqdm.write,
-) -> list[float]:
-    """Train in place, for so long or so many steps, and return the loss of each.
-
-    What is kept in the end is the running mean of the weights.
-    """
-    rng = stream(seed, Stream.DIAGNOSES, 0, 1)
-    torch.manual_seed(seed)
-    if not diagnosis.usual.any():
-        diagnosis.usual.copy_(_usual(seen(diagnosis, lessons)))
-    mean = copy.deepcopy(diagnosis).requires_grad_(False)
-    diagnosis.train().requires_grad_(True)
-    diagnosis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(diagnosis.parameters(), learning_rate, weight_decay=0.02)
-    started, losses = time.monotonic(), list[float]()
-    order, place = rng.permutation(len(lessons)), 0
-    while True:
-        done = len(losses)
-        passed = (time.monotonic() - started) / (60.0 * minutes) if minutes else 0.0
-        share = done / steps if steps else passed
-        if share >= 1.0:
-            break
-        if place + _BATCH > len(order):
-            order, place = rng.permutation(len(lessons)), 0
-        rows, place = order[place : place + _BATCH], place + _BATCH
-        crops = sorted(rng.choice(lessons.crops.shape[1], _LOOKED_AT, replace=False).tolist())
-        rate = learning_rate * min(1.0, (done + 1) / 100) * 0.5 * (1.0 + np.cos(np.pi * share))
-        optimiser.param_groups[0]["lr"] = max(rate, 1e-5)
-        view, pieces, whole, detail, answers = _turned(lessons.batch(rows, crops), rng)
-        with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know it
-            logits = diagnosis(view, pieces, whole, detail)
-        loss = _loss(logits.float(), answers)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(diagnosis.parameters(), 1.0)
-        optimiser.step()
-        losses.append(float(loss.detach()))
-        keep = min(0.998, done / (done + 10))
-        with torch.no_grad():
-            for old, new in zip(mean.parameters(), diagnosis.parameters(), strict=True):
-                old.lerp_(new, 1.0 - keep)
-        if done % 200 == 199:
-            tell(f"step {done + 1}, {share:.0%}: loss {np.mean(losses[-200:]):.4f}")
-    diagnosis.load_state_dict(mean.state_dict())
-    diagnosis.eval().requires_grad_(False)
-    return losses
-
-
-def _turned(batch: tuple[Tensor, ...], rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """The same pictures mirrored, their crops upside down, or with colours that changed places:
-    few photos look like many, and no statistic but the mean colour, which comes last, changes."""
-    view, crops, whole, detail, answers = batch
-    if rng.random() < 0.5:
-        view, crops = view.flip(-1), crops.flip(-1)
-    if rng.random() < 0.5:
-        crops = crops.flip(-2)
-    if rng.random() < 0.5:
-        order = rng.permutation(3).tolist()
-        view, crops = view[:, order], crops[:, :, order]
-        whole = torch.cat([whole[:, :-3], whole[:, -3:][:, order]], dim=1)
-    return view, crops, whole, detail, answers
-
-
-def refit(diagnosis: Diagnosis, lessons: Lessons, seed: int, *, epochs: int = 60) -> None:
-    """Train the judge anew, in place, on the features of all crops as the towers give them."""
-    features = torch.cat([seen(diagnosis, lessons, mirrored=m) for m in (False, True)])
-    answers = lessons.severities.repeat(2, 1)
-    rng, batch = stream(seed, Stream.DIAGNOSES, 0, 2), min(_JUDGED, len(features))
-    torch.manual_seed(seed)
-    diagnosis.usual.copy_(_usual(features))
-    judge = diagnosis.judge.train().requires_grad_(True)
-    for layer in judge:
-        if isinstance(layer, torch.nn.Linear):
-            layer.reset_parameters()
-    optimiser = torch.optim.AdamW(judge.parameters(), 1e-3, weight_decay=0.05)
-    steps = epochs * max(1, len(features) // batch)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 1e-3 * 0.5 * (1.0 + np.cos(np.pi * step / steps))
-        rows = torch.from_numpy(rng.integers(len(features), size=batch))
-        loss = _loss(diagnosis.judged(features[rows]), answers[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    diagnosis.eval().requires_grad_(False)
-
-
-_JUDGED = 256
-"""Samples in a step of `refit`, which costs little."""
-
-
 @torch.inference_mode()
-def seen(diagnosis: Diagnosis, lessons: Lessons, *, mirrored: bool = False) -> Tensor:
-    """The features of every sample, by all of its crops, (B, F)."""
-    every = range(lessons.crops.shape[1])
-    found = []
-    for rows in np.array_split(np.arange(len(lessons)), max(1, len(lessons) // 32)):
-        view, crops, whole, detail, _ = lessons.batch(rows, every)
-        if mirrored:
-            view, crops = view.flip(-1), crops.flip(-1)
-        found.append(diagnosis.features(view, crops, whole, detail))
-    return torch.cat(found).clone()
+def look_at(diagnosis: Diagnosis, lessons: Lessons) -> Tensor:
+    """The features of every sample, (B, F)."""
+    rows = tqdm(range(len(lessons)), desc="changes", unit="picture", mininterval=10.0)
+    return torch.stack([diagnosis.features(lessons.look(row)) for row in rows]).clone()
 
 
-def _usual(features: Tensor) -> Tensor:
-    """Mean, and logarithm of the spread, of each feature: `Diagnosis.usual`."""
-    spread = features.std(dim=0, unbiased=False)
-    return torch.stack([features.mean(dim=0), spread.clamp_min(1e-3).log()])
+def learn(judge: Judge, features: Tensor, severities: Tensor, seed: int) -> float:
+    """Train a judge in place on (B, F) and (B, tasks); returns the last loss."""
+    rng, batch = stream(seed, Stream.DIAGNOSES, 0, 1), min(_BATCH, len(features))
+    torch.manual_seed(seed)
+    spread = features.std(dim=0, unbiased=False).clamp_min(1e-3).log()
+    judge.usual.copy_(torch.stack([features.mean(dim=0), spread]))
+    judge.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(judge.parameters(), _RATE, weight_decay=0.05)
+    steps = max(_LEAST_STEPS, _EPOCHS * len(features) // batch)
+    loss = torch.zeros(())
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = _RATE * 0.5 * (1.0 + np.cos(np.pi * step / steps))
+        rows = torch.from_numpy(rng.integers(len(features), size=batch))
+        jitter = torch.randn(batch, features.shape[1]) * judge.usual[1].exp() * _JITTER
+        loss = _loss(judge(features[rows] + jitter), severities[rows])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    judge.eval().requires_grad_(False)
+    return float(loss.detach())
+
+
+_BATCH, _RATE, _EPOCHS, _LEAST_STEPS = 128, 3e-3, 100, 300
+_JITTER = 0.1
+"""Noise on what is judged, in units of its spread: no value is learned by heart."""
 
 
 def _loss(logits: Tensor, answers: Tensor) -> Tensor:
-    """Cross-entropy above that of the right answer: 0 where every severity is right."""
-    certain = answers.clamp(1e-6, 1.0 - 1e-6)
-    least = F.binary_cross_entropy(certain, answers, reduction="none")
+    """Cross-entropy to a measured severity, above the least that it can be."""
+    least = F.binary_cross_entropy(answers, answers, reduction="none")
     return (F.binary_cross_entropy_with_logits(logits, answers, reduction="none") - least).mean()
 
 
-@torch.inference_mode()
-def answer(diagnosis: Diagnosis, lessons: Lessons) -> Tensor:
-    """Severities as read, (B, tasks)."""
-    return diagnosis.judged(seen(diagnosis, lessons)).sigmoid()
+def calibrate(config: JudgeConfig, read: Tensor, severities: Tensor) -> JudgeConfig:
+    """The limits of each task, from severities as read and as measured, both (B, tasks), of samples
+    never learned: its threshold by `_spend`, and as absent what `_MISSED` of those that show it, if
+    only a little, lie below."""
+    clean = read[(severities == 0.0).all(dim=1)].double().numpy()
+    shown = [found[true >= SHOWN] for found, true in zip(read.T, severities.T, strict=True)]
+    found = [one.sort().values.double().numpy() for one in shown]
+    thresholds = _spend(clean, found) if len(clean) else [0.3] * len(found)
+    absent = [
+        float(np.quantile(one, _MISSED)) if len(one) else limit / 2
+        for one, limit in zip(found, thresholds, strict=True)
+    ]
+    least = [round(min(pair), 3) for pair in zip(absent, thresholds, strict=True)]
+    return replace(config, thresholds=tuple(thresholds), absent=tuple(least))
 
 
-# --- calibration, and all of it in order -------------------------------------------------------
+def _spend(clean: Values, shown: Sequence[Values]) -> list[float]:
+    """Thresholds that `_FALSE` of the clean pictures reach by any of them, spent on those tasks of
+    which each such picture gains the most.
+
+    ``clean`` are severities as read (B, tasks); ``shown``, sorted, of what shows each task.
+    """
+    limits = [min(float(values.max()) + 0.001, 0.9) for values in clean.T]
+    passed = (clean >= limits).any(axis=1)
+    budget = _FALSE * len(clean)
+    while True:
+        best, choice = 0.0, None
+        for task, values in enumerate(clean.T):
+            below = np.unique(values[(values < limits[task]) & (values >= LEAST)])[::-1][:20]
+            # Just above the next lower picture, or as low as a threshold may be.
+            for lower in [*below[1:] + 0.001, LEAST]:
+                cost = int(((values >= lower) & ~passed).sum())
+                reach = np.searchsorted(shown[task], [lower, limits[task]])
+                gain = float(reach[1] - reach[0]) / max(1, len(shown[task])) / (cost + 0.1)
+                if lower < limits[task] and passed.sum() + cost <= budget and gain > best:
+                    best, choice = gain, (task, float(lower))
+        if choice is None:
+            return [round(limit, 3) for limit in limits]
+        limits[choice[0]] = choice[1]
+        passed |= clean[:, choice[0]] >= choice[1]
 
 
-def calibrate(read: Tensor, lessons: Lessons) -> tuple[float, ...]:
-    """The threshold of each task, from severities as read (B, tasks) of samples never learned:
-    `_FALSE` of the clean pictures lie above it, which seven tasks ask about at once."""
-    clean = read[(lessons.severities == 0.0).all(dim=1)]
-    if not len(clean):
-        return (0.3,) * read.shape[1]
-    reached = clean.quantile(1.0 - _FALSE, dim=0).clamp(0.05, 0.9)
-    return tuple(round(float(value) + 0.001, 3) for value in reached)
+Values = npt.NDArray[np.float64]
+LEAST = 0.05
+"""What a threshold is at least."""
+_FALSE, _MISSED = 0.12, 0.03
+SHOWN = 0.2
+"""Severity from which on a picture shows something: 35 dB."""
 
+# --- all of it in order ------------------------------------------------------------------------
 
-_FALSE = 0.03
-"""Share of clean pictures about which one task may be wrong."""
-_HELD = 0.15
+_HELD = 0.3
 """Samples of held-out photos for each one to learn."""
-_EPOCHS = 12
-"""How often each sample is seen where only their number is given."""
 
 
 def train_diagnosis(
     training: Sources,
     held: Sources,
+    restorer: Restorer,
     out: Path,
     *,
     seed: int = 0,
-    minutes: float | None = None,
-    samples: int | None = None,
+    samples: int = 3000,
+    store: Path | None = None,
 ) -> Path:
-    """Make samples, learn them, calibrate on held-out photos and write ``out``.
+    """Make samples, see what the network changes in them, learn, calibrate and write ``out``.
 
-    With ``minutes`` half of them make samples, at most ``samples``, and the other half learns;
-    without, ``samples`` (12,000) are learned `_EPOCHS` times, which repeats exactly. Raises
-    ValueError where ``out`` has another suffix.
+    ``store`` is a file of samples that is read where it is there, and made where it is not: of an
+    other network the changes alone are computed anew. Raises ValueError where ``out`` has another
+    suffix, the model has no reader, or the store is none.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: expected a name ending in .safetensors. Rename the output.")
-    count = samples or (100_000 if minutes else 12_000)
-    half = minutes / 2 if minutes else None
-    config = DiagnosisConfig()
-    lessons = make_lessons(training, seed, count, config, minutes=half and half * (1.0 - _HELD))
-    apart = make_lessons(held, seed + 1, max(16, int(_HELD * len(lessons))), config)
+    network = restorer.network
+    config = JudgeConfig(
+        embedding_width=network.config.embedding_width, network=fingerprint(network)
+    )
     torch.manual_seed(seed)
-    diagnosis = Diagnosis(config)
-    steps = None if minutes else max(1, len(lessons) * _EPOCHS // _BATCH)
-    losses = learn(diagnosis, lessons, seed, minutes=half, steps=steps)
-    refit(diagnosis, lessons, seed)
-    read = answer(diagnosis, apart)
-    diagnosis.config = replace(config, thresholds=calibrate(read, apart))
+    judge = Judge(config)
+    asked = [restorer.encode(TASKS[task].prompt).embedding for task in config.tasks]
+    judge.sentences.copy_(torch.cat(asked))
+    if store is not None and store.exists():
+        lessons, apart = read_lessons(store)
+    else:
+        lessons = make_lessons(training, seed, samples)
+        apart = make_lessons(held, seed + 1, max(16, int(_HELD * samples)), guises=False)
+        if store is not None:
+            write_lessons(store, lessons, apart)
+    diagnosis = Diagnosis(judge, network)
+    loss = learn(judge, look_at(diagnosis, lessons), lessons.severities, seed)
+    with torch.inference_mode():
+        read = judge(look_at(diagnosis, apart)).sigmoid()
+    judge.config = calibrate(config, read, apart.severities)
     made = {
-        "seed": seed, "samples": len(lessons), "steps": len(losses),
+        "seed": seed, "samples": len(lessons), "loss": loss, "model": restorer.name,
         "photos": len(training.photos), "graphics": len(training.graphics),
         "held_out_error": float((read - apart.severities).abs().mean()),
     }  # fmt: skip
@@ -219,6 +173,44 @@ def train_diagnosis(
         tqdm.write(f"{name:6} suggested from a severity of {threshold:.3f}")
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(
-        out, None, None, CLASSES, None, {"name": out.stem, "diagnosis": made}, diagnosis=diagnosis
+        out, None, None, CLASSES, None, {"name": out.stem, "diagnosis": made}, diagnosis=judge
     )
     return out
+
+
+_PARTS = ("view", "crops", "severities")
+
+
+def write_lessons(path: Path, lessons: Lessons, apart: Lessons) -> None:
+    """Keep samples to learn from and to calibrate on in one ``.safetensors``."""
+    tensors = {
+        f"{name}.{part}": getattr(kept, part)
+        for name, kept in (("learn", lessons), ("apart", apart))
+        for part in _PARTS
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        path, serialize(tensors, {"samples": "diagnosis", "tasks": json.dumps([*TASKS])})
+    )
+
+
+def read_lessons(path: Path) -> tuple[Lessons, Lessons]:
+    """The opposite. Raises ValueError for other files, and samples of other tasks."""
+    try:
+        with safe_open(path, "pt") as file:
+            tasks = json.loads((file.metadata() or {}).get("tasks", "[]"))
+            found = [
+                Lessons(*(file.get_tensor(f"{name}.{part}") for part in _PARTS))
+                for name in ("learn", "apart")
+            ]
+    except (OSError, SafetensorError, ValueError) as exc:
+        raise ValueError(
+            f"{path}: found no samples ({brief(exc)}); expected those of an earlier "
+            "train-diagnosis. Name another file, which is made if it is not there."
+        ) from exc
+    if tasks != [*TASKS]:
+        raise ValueError(
+            f"{path}: found samples of {brief(tasks, 100)}; expected {', '.join(TASKS)}. Name "
+            "another file, which is made anew."
+        )
+    return found[0], found[1]

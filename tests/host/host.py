@@ -23,7 +23,7 @@ from tiny_model import CLASSES, fill, tiny_parts
 from websocket import WebSocketTimeoutException, create_connection
 
 from instructir_core import checkpoint
-from instructir_core.diagnose import Diagnosis
+from instructir_core.diagnose import Judge
 
 ROOT = Path(__file__).parents[2]
 Graph = dict[str, dict[str, Any]]
@@ -240,7 +240,7 @@ class _StallingAnswer(BaseHTTPRequestHandler):
 def write_models(models: Path) -> None:
     """A tiny InstructIR, another without diagnosis, a wrong file, a tiny random x4 upscaler."""
     network, head, encoder = tiny_parts()
-    diagnosis = fill(Diagnosis(), 0.1)
+    diagnosis = fill(Judge(), 0.1)
     for name, more in (("tiny.safetensors", diagnosis), ("sub/deep.safetensors", None)):
         path = models / "instructir" / name
         said = {"name": path.stem}
