@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .instruction import Instruction, without
+from .refusals import FORBIDDEN, LEFT_ALONE, NEGATION, OPPOSITE, REFUSAL
 from .tasks import NO_TASK
 from .words import word_spans
 
@@ -155,39 +156,6 @@ _TURNS = re.compile(
 )
 _ORDERS = frozenset({THEN, FIRST, LAST, AFTER, BEFORE, SWAP})
 _LINKS = _ORDERS | {AND}
-_REFUSAL = re.compile(
-    r"\b(?:don['’]?t|do not|never|without|keep|leave|not the|no need|ohne|lass|behalte|nicht den|"
-    r"sans|laisse|garde|ne touche\w*|sin|deja|conserva|no toques|sem|deixa|não mex\w+|без|оставь|"
-    r"не (?:трога|меня|убира)\w*)\b|"
-    r"不要|不用|别|別|勿|保留|保持|ないで|そのまま|ずに|말고|않고|그대로",
-    re.IGNORECASE,
-)
-"""Marks what to leave alone, for models that have no class for it."""
-_NEGATION = re.compile(
-    r"\b(?:not?|\w+n['’]t|dont|nicht|kein\w*|pas|ne|não|не|нет)\b|\b(?:un|n['’])touch|"
-    r"[不没沒未无無非]|留[着著]|ない|なく|ません|안 |지 ?않|지 ?마|" + _REFUSAL.pattern,
-    re.IGNORECASE,
-)
-"""Marks a clause that may say what to leave alone, or what is not wrong."""
-
-_FORBIDDEN = re.compile(
-    r"\s*(?:please |pls )?(?:(?:i )?(?:do not|don['’]?t|never|no need to|(?:you )?needn['’]?t|"
-    r"there(?:['’]s| is) no need to|you (?:do not|don['’]?t) (?:have|need) to) "
-    r"(?:denois|sharpen|deblur|brighten|lighten|light up|lift|enlarg|upscal|resiz|dehaz|derain|"
-    r"remove|get rid|take (?:the|away|out)|clean|clear|fix|enhanc|correct|boost|chang|touch|edit|"
-    r"erase|wipe|smooth|make it (?:bright|light|sharp|big|larg|colou?r|vivid)|"
-    r"want it (?:any )?(?:bigger|larger|brighter|lighter|sharper|more colou?rful)))|"
-    r"[请請]?(?:[别別]|不要|不用|不必|[无無]需|不需要|[没沒]必要|用不[着著])(?:再|去|给我)?"
-    r"(?:降噪|去噪|锐化|銳化|提亮|调亮|調亮|放大|调色|調色|美化|修复|修復|去[雾霧雨霾]|除[雾霧]|"
-    r"[把将將].{1,6}(?:去|弄|除|消|修|处理|處理))",
-    re.IGNORECASE,
-)
-"""How a text begins that forbids what the model could do, by an action it names."""
-_LEFT_ALONE = re.compile(
-    "[别別勿]|不[要用必动動改变變]|[留保][着著留持]|无所谓|無所謂|没关系|沒關係"
-)
-"""What makes the noun before it, with nothing between, the thing to leave alone."""
-
 PRICE = 0.15
 """What a cut costs, in nats: the parts must be read by so much more surely than the whole."""
 UNHEARD = 0.3
@@ -257,7 +225,7 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     whole = reader.read_all([text])[0]
     text = whole.text
     divided = _divide(text, whole, reader)
-    if len(_clauses(text)) == 1 and NO_TASK in reader.tasks and _FORBIDDEN.match(text):
+    if NO_TASK in reader.tasks and all(_refused(text, clause) for clause in _clauses(text)):
         return (_forbidden(whole),)
     wanted = [part for part in divided if part.task != NO_TASK]
     once = _once_each(wanted)
@@ -267,6 +235,12 @@ def read_parts(text: str, reader: Reads) -> tuple[Instruction, ...]:
     if not parts or len(wanted) != 1 or whole.task == parts[0].task:
         return (whole,)
     return (parts[0].instruction,)
+
+
+def _refused(text: str, clause: _Stretch) -> bool:
+    """Its words say that it asks for nothing, whatever is read."""
+    said = text[clause.start : clause.end]
+    return bool(FORBIDDEN.match(said) or OPPOSITE.match(said))
 
 
 def _forbidden(whole: Instruction) -> Instruction:
@@ -296,10 +270,9 @@ def _divide(text: str, whole: Instruction, reader: Reads) -> list[_Part]:
     for i, clause in enumerate(clauses if len(clauses) > 1 else []):
         # Negated, and not what the whole asks for: it names what to leave alone.
         known = NO_TASK in reader.tasks
-        marks = _NEGATION if known else _REFUSAL
+        marks = NEGATION if known else REFUSAL
         negated = marks.search(text, clause.start, clause.end) is not None
-        forbidden = _FORBIDDEN.match(text, clause.start, clause.end) is not None
-        if forbidden or (negated and not (known and read[i, i + 1].task in heard)):
+        if _refused(text, clause) or (negated and not (known and read[i, i + 1].task in heard)):
             read[i, i + 1] = replace(read[i, i + 1], task=NO_TASK, refused=True)
     said = _surely_said(text, [read[i, i + 1] for i in range(len(clauses))])
 
@@ -325,7 +298,7 @@ def _surely_said(text: str, clauses: Sequence[_Part]) -> list[_Part]:
         for i, clause in enumerate(clauses)
         if clause.task != NO_TASK
         and clause.share >= (LINKED if tied[i] or tied[i + 1] else SURE)
-        and not _LEFT_ALONE.match(text, clause.end)
+        and not LEFT_ALONE.match(text, clause.end)
     ]
 
 

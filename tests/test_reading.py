@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,34 @@ def test_what_a_link_ties_is_heard_in_its_clause() -> None:
 def test_a_repair_that_is_forbidden_by_its_name(text: str, expected: str) -> None:
     assert tasks(text, Hasty()) == [expected]
     assert all(part.asks_nothing == (part.task == NO_TASK) for part in read_parts(text, Hasty()))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("make the colours less vivid", "none"),
+        ("it's too bright, lower the exposure", "none"),
+        ("please add some film grain", "none"),
+        ("blur the background", "none"),
+        ("make it darker and remove the noise", "noise"),
+        ("太亮了，降低曝光", "none"),
+        ("加点噪点", "none"),
+        ("把颜色变淡一点", "en"),  # begins otherwise: the model's to read
+        ("make it less noisy", "noise"),
+        ("lower the noise a bit", "noise"),
+        ("apply rain removal", "rain"),
+        ("too dark, brighten it", "lol"),
+        ("降低噪点", "noise"),
+    ],
+)
+def test_the_opposite_of_a_task_asks_for_nothing(text: str, expected: str) -> None:
+    class Deaf(WordReader):
+        """Hears the words and not what is said of them."""
+
+        def read(self, text: str) -> Instruction:
+            return replace(super().read(re.sub("less|lower|降低|加", "", text)), text=text)
+
+    assert tasks(text, Deaf()) == [expected]
 
 
 def test_one_task_stays_the_whole_sentence() -> None:
