@@ -39,12 +39,12 @@ def test_file() -> None:
 
 
 # What was measured on these weights, less about one sentence in fifty. Wanted are 0.97 in English,
-# 0.94 in Chinese and 0.9 elsewhere: the card says by how much each misses.
+# 0.94 in Chinese and 0.9 elsewhere: the card says what misses by how much.
 READ = {
-    "test_sentences": 0.94, "test_sentences_zh": 0.92, "test_sentences_zh-Hant": 0.92,
-    "test_sentences_ja": 0.91, "test_sentences_ko": 0.81, "test_sentences_de": 0.86,
-    "test_sentences_fr": 0.87, "test_sentences_es": 0.9, "test_sentences_pt": 0.88,
-    "test_sentences_ru": 0.8,
+    "test_sentences": 0.94, "test_sentences_zh": 0.92, "test_sentences_zh-Hant": 0.94,
+    "test_sentences_ja": 0.91, "test_sentences_ko": 0.95, "test_sentences_de": 0.93,
+    "test_sentences_fr": 0.92, "test_sentences_es": 0.95, "test_sentences_pt": 0.92,
+    "test_sentences_ru": 0.88,
 }  # fmt: skip
 """Files of one-task sentences that no training saw -> the share that is read right at least."""
 
@@ -62,9 +62,9 @@ def test_reads_sentences_it_never_saw(mini: Restorer, name: str) -> None:
 
 
 OTHER_WAYS = {
-    "negation_sentences": 0.79, "negation_sentences_zh": 0.79,
-    "opposite_sentences": 0.66, "opposite_sentences_zh": 0.56,
-    "two_step_sentences": 0.94, "two_step_sentences_zh": 0.81,
+    "negation_sentences": 0.87, "negation_sentences_zh": 0.75,
+    "opposite_sentences": 0.71, "opposite_sentences_zh": 0.71,
+    "two_step_sentences": 0.91, "two_step_sentences_zh": 0.87,
 }  # fmt: skip
 """What not to do, the opposite of a task, two tasks in their order; wanted are 0.9."""
 
