@@ -60,7 +60,7 @@ class JudgeConfig:
     """Of each task: the severity from which a restoration is suggested."""
     absent: tuple[float, ...] = (0.15,) * len(TASKS)
     """Of each task: the severity below which a picture surely does not show it."""
-    hidden: int = 48
+    hidden: int = 64
     embedding_width: int = EMBEDDING_WIDTH
     network: str = ""
     """`fingerprint` of the network whose changes it learned to judge."""

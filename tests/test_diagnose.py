@@ -374,7 +374,7 @@ def test_a_short_training_fits_any_network_to_the_same_samples(
     loaded = checkpoint.load(out)
     assert loaded.network is None and loaded.diagnosis is not None
     assert loaded.provenance["diagnosis"]["samples"] == 24
-    assert all(0.05 <= t <= 0.91 for t in loaded.diagnosis.config.thresholds)
+    assert all(0.1 <= t <= 0.91 for t in loaded.diagnosis.config.thresholds)
     restorer = Restorer.from_pretrained(weights, device="cpu")
     assert loaded.diagnosis.config.network == fingerprint(restorer.network)
     expected = restorer.encode(TASKS["rain"].prompt).embedding[0]
@@ -419,7 +419,7 @@ def test_thresholds_lie_just_above_clean_pictures() -> None:
     found = training.calibrate(SMALL, read, severities)
     first, *others = found.thresholds
     assert 0.11 < first < 0.115
-    assert all(other >= 0.05 for other in others)
+    assert all(other >= 0.1 for other in others)
     assert 0.01 < found.absent[0] < first
 
 

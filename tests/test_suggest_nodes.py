@@ -81,6 +81,8 @@ def test_nothing_suggested_flows_through(
     assert instruction == () and sentences == "" and shown == ["nothing found (3 frames)"]
     assert "Restore Image leaves the picture as it is." in report and output.ui["text"] == (report,)
     assert nodes.restore.check_lazy_status(managed, instruction, 1.0) == []
+    assert len(fake.loads) == 1  # it looks through the network
+    fake.loads.clear()
     result, said = restore(nodes, managed, IMAGE, instruction)
     assert result is IMAGE and not fake.loads
     assert said == "Nothing is to be restored: the picture is left as it is."

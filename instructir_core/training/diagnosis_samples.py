@@ -264,8 +264,9 @@ def _psnr(first: Pixels, second: Pixels) -> float:
 
 
 def _file(rng: np.random.Generator) -> Callable[[Pixels], Pixels]:
-    """What becomes of a picture on its way: scaled a little, saved as JPEG of 80 to 97, or not."""
-    scale = rng.uniform(0.6, 1.1) if rng.random() < 0.25 else 1.0
+    """What becomes of a picture on its way: scaled, which may leave it soft, saved as JPEG of 80
+    to 97, or neither."""
+    scale = log_uniform(rng, 0.6, 1.6) if rng.random() < 0.3 else 1.0
     how = _RESAMPLERS[int(rng.integers(len(_RESAMPLERS)))]
     quality = int(rng.integers(80, 98)) if rng.random() < 0.5 else None
     chroma = 2 if rng.random() < 0.6 else 0

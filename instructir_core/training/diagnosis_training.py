@@ -93,13 +93,13 @@ def _spend(clean: Values, shown: Sequence[Values]) -> list[float]:
 
     ``clean`` are severities as read (B, tasks); ``shown``, sorted, of what shows each task.
     """
-    limits = [min(float(values.max()) + 0.001, 0.9) for values in clean.T]
+    limits = [min(max(float(values.max()) + 0.001, LEAST), 0.9) for values in clean.T]
     passed = (clean >= limits).any(axis=1)
     budget = _FALSE * len(clean)
     while True:
         best, choice = 0.0, None
         for task, values in enumerate(clean.T):
-            below = np.unique(values[(values < limits[task]) & (values >= LEAST)])[::-1][:20]
+            below = np.unique(values[(values < limits[task]) & (values >= LEAST)])[::-1][:_AHEAD]
             # Just above the next lower picture, or as low as a threshold may be.
             for lower in [*below[1:] + 0.001, LEAST]:
                 cost = int(((values >= lower) & ~passed).sum())
@@ -114,9 +114,11 @@ def _spend(clean: Values, shown: Sequence[Values]) -> list[float]:
 
 
 Values = npt.NDArray[np.float64]
-LEAST = 0.05
-"""What a threshold is at least."""
-_FALSE, _MISSED = 0.12, 0.03
+LEAST = 0.1
+"""What a threshold is at least: 37.5 dB."""
+_AHEAD = 20
+"""So many clean pictures are looked past for a gain."""
+_FALSE, _MISSED = 0.15, 0.03
 SHOWN = 0.2
 """Severity from which on a picture shows something: 35 dB."""
 
