@@ -244,7 +244,7 @@ small = pytest.param(".png", 1, 101, ONE, marks=pytest.mark.stress)
 
 @pytest.mark.parametrize(
     "suffix, least, step, following",
-    [(".png", 4096, 40, ONE), (".tif", 65536, 20, ALL), *each, *rest, small],
+    [(".png", 4096, 40, ONE), (".tif", 65536, 2, ALL), *each, *rest, small],
 )
 def test_memory_that_ends_at_each_allocation(
     failing: Path, suffix: str, least: int, step: int, following: int
