@@ -311,17 +311,14 @@ def _diagnosis(
 
 def _check_fit(path: Path, judge: Judge, network: InstructIR) -> None:
     """Raise ValueError where a judge cannot ask this network, log where it learned of another."""
-    wanted, found = network.config.embedding_width, judge.config.embedding_width
-    if wanted != found:
+    if (found := judge.config.embedding_width) != network.config.embedding_width:
         raise ValueError(
-            f"found a diagnosis that asks in embeddings of width {found}; expected {wanted}, as "
-            "the network takes. Take the diagnosis that was made for it"
+            f"found a diagnosis that asks in embeddings of width {found}; expected those of the "
+            f"network, {network.config.embedding_width}. Take the diagnosis that was made for it"
         )
     if judge.config.network not in ("", fingerprint(network)):
-        log.warning(
-            "%s: the diagnosis was fitted to another network than this: what it suggests is less "
-            "sure. Fit it anew: instructir train-diagnosis --model %s", path, path
-        )  # fmt: skip
+        said = "%s: the diagnosis was fitted to another network than this: what it suggests is less"
+        log.warning(said + " sure. Fit it anew: instructir train-diagnosis --model %s", path, path)
 
 
 def _compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
