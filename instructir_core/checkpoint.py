@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .diagnose import Judge, JudgeConfig, fingerprint
+from .diagnose import Judge, JudgeConfig, check_fit
 from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
@@ -247,7 +247,7 @@ def _from_ours(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, st
     name = brief(provenance.get("name", path.stem), 100)
     diagnosis = _diagnosis(path, parts["diagnosis"], metadata) if parts["diagnosis"] else None
     if diagnosis is not None and network is not None:
-        _check_fit(path, diagnosis, network)
+        check_fit(diagnosis, network, path)
     return Checkpoint(name, network, head, encoder, tasks, provenance, diagnosis)
 
 
@@ -307,18 +307,6 @@ def _diagnosis(
         judge = Judge(config)
     _fill(judge, tensors)
     return judge
-
-
-def _check_fit(path: Path, judge: Judge, network: InstructIR) -> None:
-    """Raise ValueError where a judge cannot ask this network, log where it learned of another."""
-    if (found := judge.config.embedding_width) != network.config.embedding_width:
-        raise ValueError(
-            f"found a diagnosis that asks in embeddings of width {found}; expected those of the "
-            f"network, {network.config.embedding_width}. Take the diagnosis that was made for it"
-        )
-    if judge.config.network not in ("", fingerprint(network)):
-        said = "%s: the diagnosis was fitted to another network than this: what it suggests is less"
-        log.warning(said + " sure. Fit it anew: instructir train-diagnosis --model %s", path, path)
 
 
 def _compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -434,7 +422,7 @@ def convert(
     dtype = torch.float16 if half else None
     diagnosis = source.diagnosis if diagnosis_path is None else load_diagnosis(diagnosis_path)
     if diagnosis is not None and diagnosis_path and source.network is not None:
-        _check_fit(diagnosis_path, diagnosis, source.network)
+        check_fit(diagnosis, source.network, diagnosis_path)
     save(out, source.network, head, tasks, encoder, provenance, dtype=dtype, diagnosis=diagnosis)
     return out
 

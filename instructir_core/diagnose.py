@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ from .measures import (
 )
 from .model import EMBEDDING_WIDTH, InstructIR
 from .tasks import TASKS
+
+log = logging.getLogger(__name__)
 
 MIN_SIDE = 16
 """Pixels of the shorter side below which nothing can be told: every severity is 0."""
@@ -252,3 +256,19 @@ def fingerprint(network: InstructIR) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_fit(judge: Judge, network: InstructIR, path: Path) -> None:
+    """Of a judge and a network from ``path``: ValueError where it cannot ask this network, a
+    warning in the log where it learned of another."""
+    wanted, found = network.config.embedding_width, judge.config.embedding_width
+    if wanted != found:
+        raise ValueError(
+            f"found a diagnosis that asks in embeddings of width {found}; expected {wanted}, as "
+            "the network takes. Take the diagnosis that was made for it"
+        )
+    if judge.config.network not in ("", fingerprint(network)):
+        log.warning(
+            "%s: the diagnosis was fitted to another network than this: what it suggests is less "
+            "sure. Fit it anew: instructir train-diagnosis --model %s", path, path
+        )  # fmt: skip
