@@ -37,6 +37,7 @@ ROWS = {
         "openimageio==3.2.1.3",
     ],
     "torch 2.10": ["torch==2.10.0"],
+    "torch 2.14": ["torch==2.14.1"],
     "torch 2.15": ["torch==2.15.0"],
     "Python 3.10": ["python3.10"],
     "Python 3.12": ["python3.12"],
