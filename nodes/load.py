@@ -27,7 +27,7 @@ class LoadModel(io.ComfyNode):
                     options=host.model_names(),
                     default=host.BUNDLED_NAME,
                     tooltip=(
-                        "Bundled (version 2, works at once), official (100 MB from the Hub, once), "
+                        "Bundled (version 3, works at once), official (100 MB from the Hub, once), "
                         "or any file of your models/instructir folders."
                     ),
                 ),
