@@ -503,6 +503,7 @@ def test_tile_sizes(
 SLOW = """
 import signal, sys, time, os
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this under nohup, where such a run is to go on
 from instructir_core import files, pictures
 fsync = os.fsync
 def slow(number):
