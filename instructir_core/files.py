@@ -101,7 +101,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 _NO_MEMORY = (
     "out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc",
     "codec configuration error",  # Pillow's, where zlib gets none
-    "could not create a primitive", "could not execute a primitive",  # oneDNN's
+    "could not create a primitive", "could not execute a primitive", "could not create an engine",
+    "could not create a memory", "could not create a stream",  # all five oneDNN's
 )  # fmt: skip
 
 

@@ -43,6 +43,9 @@ NEVER = 2**62
 SECONDS = 60
 ENDS = {"_safetensors_rust": (".",), "libavif": (".avif",), "libOpenImageIO": (".jxl", ".exr")}
 """Libraries that end the process for want of memory, and in which formats (`.`: in all)."""
+PAGE = 4096
+"""Bytes; smaller pieces are cut from what a process has, and no system refuses them one by one.
+Where they do fail, PyTorch ends the process, too."""
 _FRAME = re.compile(r"^(/\S+)\([^)]*\)\[0x", re.M)
 _SYSTEM = re.compile(r"fail_alloc|libc\.|libstdc|libgcc|libpthread|ld-linux|libpython")
 BLAMES = re.compile("damaged|cut-off|tampered|written wrongly|Get the file|no readable")
@@ -144,6 +147,8 @@ def limit(space: int) -> None:
 
 def run(suffix: str, least: int, step: int, length: int, place: Path) -> dict[str, object]:
     """All cases, counted; with a ``length`` below 0, of ``-length`` limits, a ``step`` MB apart."""
+    if least < PAGE:
+        ENDS["libtorch_cpu"] = (".",)
     torch.set_num_threads(1)
     OpenImageIO.attribute("exr_threads", -1)  # a child has none of its parent's threads
     library = ctypes.CDLL(None)
