@@ -22,7 +22,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .diagnose import Judge, JudgeConfig, check_fit
-from .files import brief, memory_told, sha256, tried_twice, write_atomically
+from .files import brief, memory_told, sha256, write_atomically
 from .model import InstructIR, NetworkConfig
 from .tasks import OFFICIAL_TASKS
 from .text import (
@@ -70,7 +70,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     with memory_told(path):
-        return next(tried_twice(lambda: iter([_load(path)])))
+        try:
+            return _load(path)
+        except ValueError:  # memory may have lacked for a moment, which some readers call a fault
+            return _load(path)
 
 
 def _load(path: Path) -> Checkpoint:

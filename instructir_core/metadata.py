@@ -325,7 +325,9 @@ def _edit_xmp(xmp: bytes, drop: object) -> bytes | None:
     try:
         root = ElementTree.fromstring(text)  # nosec B314
     except (ElementTree.ParseError, ExpatError, ValueError, LookupError):
-        return None
+        # Some cameras cut the packet's end, some editors leave a second one behind it.
+        packet = re.search(rb"<x:xmpmeta\b.*?</x:xmpmeta>", text, re.DOTALL)
+        return _edit_xmp(packet[0], drop) if packet and packet[0] != text else None
     assert callable(drop)
     changed = False
     for element in root.iter():

@@ -236,6 +236,14 @@ def test_hostile_xmp_is_left_out() -> None:
         assert metadata.Metadata(xmp=xmp).renewed(1, 1).xmp is None
 
 
+def test_xmp_is_carried_whose_packet_ends_badly() -> None:
+    start = b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    for whole in (start + XMP + b'<?xpacket end="w"', start + XMP + b'<?xpacket end="r"?>' + XMP):
+        kept = metadata.Metadata(xmp=whole).renewed(1, 1).keep("no-location").xmp
+        assert kept is not None and b"kept" in kept
+        assert b"Orientation" not in kept and b"GPSLatitude" not in kept
+
+
 def test_damaged_exif_never_raises() -> None:
     block = exif().tobytes().removeprefix(b"Exif\0\0")
     rng = np.random.default_rng(0)

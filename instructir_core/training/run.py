@@ -53,7 +53,7 @@ alone was worth so much that real haze was left, too: SOTS-indoor lost 2 dB in o
 
 
 LEAST_SCENE_ERROR = 1e-3
-"""The same, 30 dB, for whole scenes. Under 3e-5 a light veil weighed a thousand times what thick
+"""The same, 30 dB, for whole scenes. Under 3e-5 a light veil weighed hundreds of times what thick
 haze does, and in doubt the network took it for one: held-out scenes stayed 11 levels too bright."""
 
 
